@@ -1,0 +1,4 @@
+//! The agent: runs a node's pods and their network, and feeds the dataplane.
+
+pub mod network;
+pub mod pod;

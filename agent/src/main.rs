@@ -1,0 +1,3 @@
+//! `portolan-agent`: see the library's front page.
+
+fn main() {}

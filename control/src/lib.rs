@@ -1,0 +1,6 @@
+//! The control plane: API server, scheduler, controllers and route distribution.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod store;

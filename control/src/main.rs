@@ -1,0 +1,3 @@
+//! `portolan-control`: see the library's front page.
+
+fn main() {}

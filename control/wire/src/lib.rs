@@ -1,0 +1,9 @@
+//! What control and agents say to each other over gRPC, generated from `proto/`.
+
+#![forbid(unsafe_code)]
+
+/// The first version of the protocol: [`v1::join_client`] and [`v1::routes_client`], with their servers.
+#[allow(clippy::pedantic, missing_docs, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("portolan.v1");
+}

@@ -1,0 +1,5 @@
+//! The dataplane: loads and attaches the kernel programs, owns their maps and turns services into map contents.
+//!
+//! It knows services, backends and devices; no Kubernetes type, no gRPC, no container. aya's types stay inside.
+
+pub mod model;

@@ -1,0 +1,2 @@
+//! Map layouts, keys, drop reasons and routing decisions.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The kernel programs, one entry file a hook.
+#![no_std]
