@@ -1,0 +1,98 @@
+//! What a dataplane is opened with.
+
+use std::{net::IpAddr, path::PathBuf};
+
+/// How many of each thing the maps hold. Fixed when the maps are made; adopted maps keep what they were made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Service ports (one [`crate::model::Service`] each).
+    pub services: u32,
+    /// Addresses and ports that clients knock at, each family.
+    pub frontends: u32,
+    /// Backends, those that still have flows after their removal included.
+    pub backends: u32,
+    /// Places in the choice tables, 16 each; a backend takes about one to two of them in each table that it is in.
+    pub choice_lines: u32,
+    /// Pods of this node, counted by address.
+    pub pod_addresses: u32,
+    /// Flows of IPv4, a power of two. Best at least twice the flows that are expected at once.
+    pub flows_v4: u32,
+    /// Flows of IPv6, a power of two.
+    pub flows_v6: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            services: 16_384,
+            frontends: 65_536,
+            backends: 65_536,
+            choice_lines: 65_536,
+            pod_addresses: 2_048,
+            flows_v4: 131_072,
+            flows_v6: 65_536,
+        }
+    }
+}
+
+/// Whether the XDP program may send packets out of the uplink itself (`XDP_TX`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transmit {
+    /// Yes, unless the uplink is a veth, whose peer silently drops such packets when it has no XDP program.
+    #[default]
+    Auto,
+    /// Yes: on a veth the caller knows that the peer runs `xdp_pass` (or another XDP program).
+    Always,
+    /// No: what XDP would send goes up to tcx, which forwards it.
+    Never,
+}
+
+/// What a dataplane is opened with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The object file with the kernel programs.
+    pub object: PathBuf,
+    /// A folder on a bpffs, for maps and links. Made if missing (the bpffs itself must be mounted).
+    pub pin_dir: PathBuf,
+    /// This node's addresses, the first of each family being the source of forwarded `NodePort` traffic.
+    pub node_addresses: Vec<IpAddr>,
+    /// Sizes of the maps.
+    pub capacity: Capacity,
+    /// What XDP may do at the uplink.
+    pub transmit: Transmit,
+}
+
+impl Config {
+    /// A configuration with the default capacity.
+    pub fn new(object: PathBuf, pin_dir: PathBuf, node_addresses: Vec<IpAddr>) -> Self {
+        Self {
+            object,
+            pin_dir,
+            node_addresses,
+            capacity: Capacity::default(),
+            transmit: Transmit::default(),
+        }
+    }
+}
+
+/// A pod's veth, as seen from the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// The veth's end on the node, in the caller's network namespace.
+    pub host_interface: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC address of the pod's own end (its eth0).
+    pub pod_mac: [u8; 6],
+}
+
+/// What one sweep over the flow tables did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Flows that are in the tables.
+    pub live: u64,
+    /// Flows that were taken out because they had aged.
+    pub expired: u64,
+    /// Backend ids that no flow refers to any more.
+    pub freed_backends: u64,
+}
