@@ -4,10 +4,111 @@
 //! `cluster` carries commands from it and reports to it, and the dataplane listens to the same reports, so that a dead
 //! container's backend is withdrawn on its own node before the cluster has heard of it.
 
-use std::sync::Arc;
+mod manager;
+mod references;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
+
+pub use manager::{Manager, ManagerError};
+pub use references::{ReferenceError, References};
+
+/// What the manager must know of its node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The agent's folder; pods, images and logs lie in it.
+    pub state_dir: PathBuf,
+    /// The cgroup under which all of the node's containers run, relative to each hierarchy's mount: "portolan/n1".
+    pub cgroup_root: PathBuf,
+    /// spec.nodeName.
+    pub node_name: String,
+    /// status.hostIPs, IPv4 first.
+    pub node_addresses: Vec<IpAddr>,
+    /// What `resourceFieldRef: limits.*` means for a container without limits.
+    pub capacity: Capacity,
+    /// The program that has the `shim` subcommand: [`Config::SELF`], except in tests.
+    pub executable: PathBuf,
+}
+
+impl Config {
+    /// The running program, also after its file was replaced.
+    pub const SELF: &str = "/proc/self/exe";
+
+    /// Where pods are remembered: one folder a uid.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.state_dir.join("pods")
+    }
+
+    /// Container logs: NAMESPACE_POD_UID/CONTAINER/RESTART.log, in CRI format.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
+    /// The image store.
+    pub fn images_dir(&self) -> PathBuf {
+        images_dir(&self.state_dir)
+    }
+}
+
+/// The image store of an agent whose folder is `state_dir`.
+pub fn images_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("images")
+}
+
+/// The node's allocatable resources.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// In thousandths of a core.
+    pub cpu_millis: u64,
+    /// In bytes.
+    pub memory_bytes: u64,
+}
+
+/// What a new manager found running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Containers that ran on while there was no agent.
+    pub containers: usize,
+    /// How long it took to take all of them over.
+    pub elapsed: Duration,
+}
+
+/// A pod as it stands on the node, for `portolan-agent status`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PodSnapshot {
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+    /// metadata.uid.
+    pub uid: String,
+    /// The bind-mounted network namespace; absent for hostNetwork and before the network is made.
+    pub netns: Option<PathBuf>,
+    /// status.podIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Those that run.
+    pub containers: Vec<ContainerSnapshot>,
+}
+
+/// A running container, for `portolan-agent status`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ContainerSnapshot {
+    /// Its name in the pod.
+    pub name: String,
+    /// The first process of it, as the node sees it.
+    pub pid: i32,
+    /// Without "portolan://".
+    pub id: String,
+    /// containerStatuses[].restartCount.
+    pub restarts: i32,
+}
 
 /// What the manager is told.
 #[derive(Clone, Debug)]

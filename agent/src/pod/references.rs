@@ -1,0 +1,40 @@
+//! What pods refer to by name: the API objects that a container's environment and volumes are made from.
+
+use std::error::Error;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+
+/// Reads what pods refer to; `cluster` implements it over the API, tests over a map.
+#[async_trait]
+pub trait References: Send + Sync + 'static {
+    /// A `ConfigMap` of the pod's namespace.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<ConfigMap, ReferenceError>;
+
+    /// A Secret of the pod's namespace.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ReferenceError>;
+}
+
+/// Why a reference could not be read; shown to users in `CreateContainerConfigError`.
+#[derive(Debug, thiserror::Error)]
+pub enum ReferenceError {
+    /// There is none of that name. `kind` is the API's lower-case singular: "configmap", "secret".
+    #[error("{kind} \"{name}\" not found")]
+    NotFound {
+        /// "configmap" or "secret".
+        kind: &'static str,
+        /// metadata.name.
+        name: String,
+    },
+    /// The control plane did not answer; tried again later.
+    #[error("failed to read {kind} \"{name}\": {source}")]
+    Unavailable {
+        /// "configmap" or "secret".
+        kind: &'static str,
+        /// metadata.name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}

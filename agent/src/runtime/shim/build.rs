@@ -1,0 +1,153 @@
+//! Builds and starts a container through libcontainer, and says what went wrong in words that users know.
+#![forbid(unsafe_code)]
+
+use std::{fs::File, io, os::fd::OwnedFd};
+
+use jiff::Timestamp;
+use libcontainer::{
+    container::{Container, builder::ContainerBuilder},
+    error::LibcontainerError,
+    syscall::syscall::SyscallType,
+};
+
+use super::{
+    super::{
+        bundle::{Bundle, ShimConfig, Started},
+        process::ProcessId,
+    },
+    follow::Pipes,
+};
+
+/// Why there is no container.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// libcontainer's answer, without its layers.
+    #[error("{0}")]
+    Refused(String),
+    /// The bundle could not be read or written.
+    #[error("{operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts the container that `bundle` describes. On an error nothing of it is left but files of the bundle.
+pub fn start(bundle: &Bundle, config: &ShimConfig, pipes: &Pipes) -> Result<Started, BuildError> {
+    let fail = |operation| move |source| BuildError::Io { operation, source };
+    std::fs::create_dir_all(bundle.runtime_root()).map_err(fail("make the runtime's folder"))?;
+    let null = File::open("/dev/null").map_err(fail("open /dev/null"))?;
+    let mut container = build(bundle, config, null, pipes).map_err(|error| refused(&error))?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| BuildError::Refused("the container has no process".into()))?;
+    let started = ProcessId::of(pid.as_raw())
+        .map(|init| Started {
+            init,
+            at: Timestamp::now(),
+        })
+        .map_err(fail("read the container's start time"))
+        // Written before the container may run: an agent that comes later must find whatever runs.
+        .and_then(|started| {
+            let written = bundle.started().write(&started);
+            written.map_err(fail("write started.json"))?;
+            Ok(started)
+        })
+        .and_then(|started| match container.start() {
+            Ok(()) => Ok(started),
+            Err(error) => Err(refused(&error)),
+        });
+    if started.is_err()
+        && let Err(error) = container.delete(true)
+    {
+        eprintln!("shim: cannot delete a container that did not start: {error}");
+    }
+    started
+}
+
+fn build(
+    bundle: &Bundle,
+    config: &ShimConfig,
+    null: File,
+    pipes: &Pipes,
+) -> Result<Container, LibcontainerError> {
+    let duplicate = |fd: &File| fd.try_clone().map_err(LibcontainerError::OtherIO);
+    ContainerBuilder::new(config.id.clone(), SyscallType::default())
+        .with_root_path(bundle.runtime_root())?
+        .with_stdin(OwnedFd::from(null))
+        .with_stdout(OwnedFd::from(duplicate(&pipes.stdout)?))
+        .with_stderr(OwnedFd::from(duplicate(&pipes.stderr)?))
+        .validate_id()?
+        .as_init(bundle.path())
+        .with_systemd(false)
+        .build()
+}
+
+/// The innermost cause, in the words of the runtimes that users know where it is one that they meet every day.
+fn refused(error: &LibcontainerError) -> BuildError {
+    let mut text = error.to_string();
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let own = error.to_string();
+        if !text.contains(&own) {
+            text.push_str(": ");
+            text.push_str(&own);
+        }
+        cause = error.source();
+    }
+    BuildError::Refused(in_known_words(&text))
+}
+
+fn in_known_words(text: &str) -> String {
+    let quoted = |after: &str| {
+        let (_, rest) = text.split_once(after)?;
+        let (name, rest) = rest.split_once('\'')?;
+        Some((name.to_owned(), rest.to_owned()))
+    };
+    let Some((name, rest)) = quoted("executable '") else {
+        return text.to_owned();
+    };
+    let why = if !rest.contains("not found in $PATH") {
+        "permission denied"
+    } else if name.contains('/') {
+        "no such file or directory"
+    } else {
+        "executable file not found in $PATH"
+    };
+    let operation = if name.contains('/') { "stat " } else { "" };
+    if operation.is_empty() || why == "permission denied" {
+        format!("exec: \"{name}\": {why}")
+    } else {
+        format!("exec: \"{name}\": {operation}{name}: {why}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_commands_read_as_in_other_runtimes() {
+        let cases = [
+            (
+                "error: executable 'nope' not found in $PATH",
+                "exec: \"nope\": executable file not found in $PATH",
+            ),
+            (
+                "error: executable '/nope' not found in $PATH",
+                "exec: \"/nope\": stat /nope: no such file or directory",
+            ),
+            (
+                "executable '/etc/passwd' at path '\"/etc/passwd\"' does not have correct permissions",
+                "exec: \"/etc/passwd\": permission denied",
+            ),
+            ("something else", "something else"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(in_known_words(given), expected);
+        }
+    }
+}
