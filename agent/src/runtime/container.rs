@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
 use nix::sys::signal::Signal;
 use tokio::{
-    io::{AsyncReadExt as _, Interest, unix::AsyncFd},
+    io::{AsyncReadExt as _, unix::AsyncFd},
     process::Command,
     time::timeout,
 };
@@ -93,11 +93,7 @@ impl Launcher {
         }
         // It has just ended: its shim may still be writing that down.
         if let Some(shim) = Self::open_shim(bundle)? {
-            wait_for_end(
-                &AsyncFd::register_with_interest(shim, Interest::READABLE)?,
-                FAREWELL,
-            )
-            .await?;
+            wait_for_end(&shim.watch()?, FAREWELL).await?;
         }
         Ok(match bundle.exit().read()? {
             Some(exit) => Found::Ended(exit),
@@ -107,7 +103,7 @@ impl Launcher {
 
     fn attach(&self, bundle: &Bundle, started: Started) -> io::Result<Container> {
         let init = started.init.open()?;
-        let init = init.map(|fd| AsyncFd::register_with_interest(fd, Interest::READABLE));
+        let init = init.map(Pidfd::watch);
         Ok(Container {
             bundle: bundle.clone(),
             started,
@@ -212,7 +208,7 @@ impl Container {
                 }
                 continue;
             };
-            let shim = AsyncFd::register_with_interest(shim, Interest::READABLE)?;
+            let shim = shim.watch()?;
             tokio::select! {
                 biased;
                 ended = init.readable() => return ended.map(drop),
@@ -224,11 +220,7 @@ impl Container {
     /// How it ended; `None` when nobody can tell. To be called when [`Container::ended`] has returned.
     pub async fn exit(&self) -> io::Result<Option<Exit>> {
         if let Some(shim) = Launcher::open_shim(&self.bundle)? {
-            wait_for_end(
-                &AsyncFd::register_with_interest(shim, Interest::READABLE)?,
-                FAREWELL,
-            )
-            .await?;
+            wait_for_end(&shim.watch()?, FAREWELL).await?;
         }
         if let Some(exit) = self.bundle.exit().read()? {
             return Ok(Some(exit));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A handle on one process that can't come to mean another.
 #[derive(Debug)]
@@ -79,14 +80,12 @@ impl Pidfd {
         Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code))
     }
 
-    /// The descriptor itself, for an event loop that owns it.
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
-    }
-
-    /// Takes over a descriptor that is known to be a pidfd.
-    pub fn from_fd(fd: OwnedFd) -> Pidfd {
-        Pidfd(fd)
+    /// Becomes readable when the process has ended. Needs a tokio runtime.
+    pub fn watch(self) -> io::Result<AsyncFd<Pidfd>> {
+        // SAFETY: `as_fd` always returns the one descriptor that `self` owns, and it is closed only when the AsyncFd,
+        // which takes `self`, is dropped.
+        let watched = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
+        watched.map_err(io::Error::from)
     }
 }
 
