@@ -1,0 +1,308 @@
+//! `cargo xtask build-ebpf`: builds the kernel programs into target/NAME.o, when their sources have changed.
+//!
+//! The kernel programs have a target of their own that stable toolchains don't ship, so a compiler is looked for:
+//! a prebuilt object named by the environment, a rustc with the precompiled core, a nightly that builds core itself.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, progress::Progress, setup, workspace::Workspace};
+
+/// Names a prebuilt object; tests and agents use the same variable to find theirs.
+pub const OBJECT_VARIABLE: &str = "PORTOLAN_EBPF_OBJECT";
+
+const TARGET: &str = "bpfel-unknown-none";
+const PACKAGE: &str = "portolan-ebpf";
+/// The object with all the programs of a node.
+const OBJECT: &str = "portolan-ebpf";
+
+/// For people on machines where nothing was found and nothing can be installed.
+pub const WHAT_TO_INSTALL: &str = "\
+No compiler for eBPF was found. Any one of these will do:
+  - a prebuilt object: PORTOLAN_EBPF_OBJECT=/path/to/portolan-ebpf.o
+  - on Debian 12 with its security updates: apt-get install rustc-web libstd-rust-web-dev-bpf
+  - anywhere: rustup toolchain install nightly --component rust-src && cargo install bpf-linker";
+
+/// What builds the kernel programs.
+#[derive(Debug, PartialEq)]
+pub enum Toolchain {
+    /// Nothing needs to be built.
+    Prebuilt(PathBuf),
+    /// A rustc whose sysroot holds the target's core.
+    Core {
+        /// The compiler itself.
+        rustc: PathBuf,
+    },
+    /// rustup's nightly with rust-src, which builds core.
+    Nightly,
+}
+
+/// The command.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let progress = Progress::new();
+    setup::linker::ensure(workspace, &progress)?;
+    let step = progress.step("kernel programs");
+    let built = build(workspace)?;
+    let object = object(workspace);
+    let verb = if built { "built" } else { "up to date" };
+    step.done(&format!("{} {verb}", object.display()));
+    Ok(())
+}
+
+/// Where the object of a node's programs is after [`build`].
+pub fn object(workspace: &Workspace) -> PathBuf {
+    workspace.target().join(format!("{OBJECT}.o"))
+}
+
+/// Builds what is out of date. Whether anything was.
+pub fn build(workspace: &Workspace) -> Result<bool> {
+    let toolchain = detect(workspace).context(WHAT_TO_INSTALL)?;
+    if let Toolchain::Prebuilt(prebuilt) = &toolchain {
+        if *prebuilt != object(workspace) {
+            place(workspace, prebuilt, OBJECT)?;
+        }
+        return Ok(false);
+    }
+    let stamp = workspace.target().join("ebpf/stamp");
+    let identity = format!("{toolchain:?}");
+    if is_fresh(workspace, &stamp, &identity)? {
+        return Ok(false);
+    }
+    let begun = SystemTime::now();
+    compile(workspace, &toolchain)?;
+    let release = workspace.target().join("ebpf").join(TARGET).join("release");
+    for name in programs(&release)? {
+        place(workspace, &release.join(&name), &name)?;
+    }
+    fs::write(&stamp, identity).with_context(|| format!("write {}", stamp.display()))?;
+    // A source saved while we compiled must count as newer than the stamp.
+    fs::File::options()
+        .append(true)
+        .open(&stamp)
+        .and_then(|file| file.set_modified(begun))
+        .with_context(|| format!("date {}", stamp.display()))?;
+    Ok(true)
+}
+
+/// Looks for a toolchain without starting any: this runs before every `up`.
+pub fn detect(workspace: &Workspace) -> Option<Toolchain> {
+    if let Some(object) = env::var_os(OBJECT_VARIABLE) {
+        return Some(Toolchain::Prebuilt(object.into()));
+    }
+    let core = env::var_os("PORTOLAN_EBPF_RUSTC")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(
+            crate::workspace::path_folders()
+                .iter()
+                .map(|folder| folder.join("rustc")),
+        )
+        .find(|rustc| has_core(rustc));
+    if let Some(rustc) = core {
+        return Some(Toolchain::Core { rustc });
+    }
+    let nightly = rustup_toolchains().is_some_and(|folder| {
+        fs::read_dir(folder).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                entry.file_name().to_string_lossy().starts_with("nightly-")
+                    && entry
+                        .path()
+                        .join("lib/rustlib/src/rust/library/core")
+                        .exists()
+            })
+        })
+    });
+    (nightly && workspace.find_program("bpf-linker").is_some()).then_some(Toolchain::Nightly)
+}
+
+/// Whether the compiler's sysroot holds the target's precompiled core.
+fn has_core(rustc: &Path) -> bool {
+    let Ok(real) = rustc.canonicalize() else {
+        return false;
+    };
+    [rustc, &real].iter().any(|path| {
+        path.parent().and_then(Path::parent).is_some_and(|sysroot| {
+            let libraries = sysroot.join("lib/rustlib").join(TARGET).join("lib");
+            fs::read_dir(libraries).is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+            })
+        })
+    })
+}
+
+fn rustup_toolchains() -> Option<PathBuf> {
+    let home = env::var_os("RUSTUP_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".rustup")))?;
+    Some(home.join("toolchains"))
+}
+
+fn is_fresh(workspace: &Workspace, stamp: &Path, identity: &str) -> Result<bool> {
+    let Ok(stamped) = fs::metadata(stamp).and_then(|metadata| metadata.modified()) else {
+        return Ok(false);
+    };
+    let same_toolchain = fs::read_to_string(stamp).is_ok_and(|text| text == identity);
+    if !same_toolchain || !object(workspace).exists() {
+        return Ok(false);
+    }
+    let root = workspace.root();
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for file in ["Cargo.toml", "Cargo.lock", "xtask/src/build_ebpf.rs"] {
+        newest = newest.max(modified(&root.join(file))?);
+    }
+    Ok(newest.max(newest_in(&root.join("ebpf"))?) < stamped)
+}
+
+fn newest_in(folder: &Path) -> Result<SystemTime> {
+    let mut newest = modified(folder)?;
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry
+            .with_context(|| format!("read {}", folder.display()))?
+            .path();
+        newest = newest.max(if path.is_dir() {
+            newest_in(&path)?
+        } else {
+            modified(&path)?
+        });
+    }
+    Ok(newest)
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .with_context(|| format!("look at {}", path.display()))
+}
+
+fn compile(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    command::output(&mut kernel_cargo(workspace, toolchain, "build")?).map(drop)
+}
+
+/// Lints the kernel programs; only rustup's compilers come with a clippy.
+pub fn clippy(workspace: &Workspace) -> Result<()> {
+    let mut cargo = kernel_cargo(workspace, &Toolchain::Nightly, "clippy")?;
+    command::run(cargo.args(["--", "-Dwarnings"]))
+}
+
+/// A cargo that compiles the kernel programs.
+fn kernel_cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Result<Command> {
+    let mut cargo = Command::new("cargo");
+    strip_cargo_environment(&mut cargo);
+    // One architecture's register layout is compiled in: kernel programs run where they are built.
+    let flags = format!(
+        "--cfg=bpf_target_arch=\"{}\" -Cdebuginfo=2 -Ctarget-cpu=v3 -Clink-arg=--btf",
+        env::consts::ARCH
+    );
+    cargo
+        .current_dir(workspace.root())
+        .env("PATH", workspace.path_variable()?)
+        .env("RUSTFLAGS", flags);
+    match toolchain {
+        Toolchain::Core { rustc } => {
+            // aya-ebpf asks for unstable assembly; a distribution's stable rustc allows it only so.
+            cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+        }
+        Toolchain::Nightly => {
+            cargo.env("RUSTUP_TOOLCHAIN", "nightly");
+        }
+        Toolchain::Prebuilt(object) => bail!("{} is prebuilt", object.display()),
+    }
+    cargo
+        .args([verb, "--quiet", "--release", "--bins", "--package", PACKAGE])
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(workspace.target().join("ebpf"));
+    if *toolchain == Toolchain::Nightly {
+        cargo.arg("-Zbuild-std=core");
+    }
+    Ok(cargo)
+}
+
+/// Keeps what the outer cargo and rustup told us from the inner one, which has another compiler.
+pub fn strip_cargo_environment(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let inherited = text.starts_with("RUSTC")
+            || text.starts_with("CARGO_")
+            || matches!(
+                &*text,
+                "CARGO" | "RUSTFLAGS" | "RUSTDOCFLAGS" | "RUSTUP_TOOLCHAIN"
+            );
+        // Where cargo keeps downloads and how it reaches the registry is the user's, not the outer build's.
+        let of_user = [
+            "CARGO_HOME",
+            "CARGO_NET_",
+            "CARGO_HTTP_",
+            "CARGO_REGISTRIES_",
+        ]
+        .iter()
+        .any(|prefix| text.starts_with(prefix));
+        if inherited && !of_user {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// The names of the executables that cargo left in a profile's folder.
+fn programs(release: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(release).with_context(|| format!("read {}", release.display()))?;
+    let names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| crate::workspace::is_executable(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    if !names.iter().any(|name| name == OBJECT) {
+        bail!("{} has no {OBJECT}", release.display());
+    }
+    Ok(names)
+}
+
+/// Puts an object where people, tests and the agents of either profile look for it.
+fn place(workspace: &Workspace, from: &Path, name: &str) -> Result<()> {
+    for folder in ["", "debug", "release"] {
+        let folder = workspace.target().join(folder);
+        if !folder.exists() {
+            continue;
+        }
+        let to = folder.join(format!("{name}.o"));
+        let temporary = folder.join(format!("{name}.o.new"));
+        fs::copy(from, &temporary)
+            .and_then(|_| fs::rename(&temporary, &to))
+            .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_inner_cargo_inherits_no_compiler() {
+        let mut command = Command::new("true");
+        strip_cargo_environment(&mut command);
+        let removed: BTreeSet<String> = command
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .collect();
+        // Cargo sets this one for every test it runs.
+        assert!(removed.contains("CARGO_MANIFEST_DIR"), "{removed:?}");
+        assert!(!removed.contains("CARGO_HOME"), "{removed:?}");
+        assert!(!removed.contains("PATH"), "{removed:?}");
+    }
+
+    #[test]
+    fn a_compiler_without_the_core_is_passed_over() {
+        assert!(!has_core(Path::new("/nonexistent/bin/rustc")));
+    }
+}

@@ -1,0 +1,44 @@
+//! `cargo xtask setup`: installs what is missing and says what and why; when nothing is missing, it does nothing.
+//!
+//! Everything comes from the distribution's own archive or, for the eBPF linker, from crates.io.
+
+mod archive;
+mod kubectl;
+pub mod linker;
+mod packages;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{progress::Progress, workspace::Workspace};
+
+/// The command.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let progress = Progress::new();
+    if !ensure(workspace, &progress)? {
+        progress.say(&format!(
+            "nothing to install, checked in {:.2} s",
+            progress.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(())
+}
+
+/// Brings everything in place that building, running and testing need. Whether anything was missing.
+pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
+    let started = Instant::now();
+    let installed = [
+        packages::ensure(workspace, progress)?,
+        linker::ensure(workspace, progress)?,
+        kubectl::ensure(workspace, progress)?,
+    ]
+    .contains(&true);
+    if installed {
+        progress.say(&format!(
+            "setup is complete after {:.0} s",
+            started.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(installed)
+}
