@@ -19,7 +19,12 @@ mod tidy;
 mod up;
 mod workspace;
 
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::Parser;
+
+use workspace::Workspace;
 
 /// Every developer command of Portolan.
 #[derive(Parser)]
@@ -39,8 +44,19 @@ enum Xtask {
     BuildEbpf,
 }
 
-fn main() -> anyhow::Result<()> {
-    let workspace = workspace::Workspace::locate()?;
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What failed and why; where in xtask is nobody's concern.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let workspace = Workspace::locate()?;
     match Xtask::parse() {
         Xtask::Setup => setup::run(&workspace),
         Xtask::Up(options) => up::run(&workspace, &options),

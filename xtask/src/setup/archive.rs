@@ -76,6 +76,8 @@ pub fn unpack_from_release(workspace: &Workspace, package: &str, release: &str) 
             .current_dir(&folder)
             .arg(format!("-oDir::Etc::SourceList={}", sources.display()))
             .arg("-oDir::Etc::SourceParts=/dev/null")
+            // Another vendor's installed package of the same name must not count as the newest.
+            .arg("-oDir::State::status=/dev/null")
             .arg(format!(
                 "-oDir::State::Lists={}",
                 folder.join("lists").display()

@@ -10,7 +10,9 @@ use crate::{command, progress::Progress, workspace::Workspace};
 
 /// The oldest kubectl that validates by OpenAPI v3: 1.27.
 const OLDEST_MINOR: u32 = 27;
-/// The Debian release whose kubernetes-client is new enough, and runs on older ones.
+/// What kubernetes-client is called since it holds nothing else.
+const PACKAGE: &str = "kubectl";
+/// The Debian release whose kubectl is new enough, and runs on older ones.
 const RELEASE: &str = "trixie";
 
 #[derive(Deserialize)]
@@ -48,10 +50,10 @@ pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
         );
     }
     progress.say(&format!(
-        "will unpack kubernetes-client of Debian {RELEASE}: kubectl 1.{OLDEST_MINOR} or newer is needed, and {why}"
+        "will unpack {PACKAGE} of Debian {RELEASE}: kubectl 1.{OLDEST_MINOR} or newer is needed, and {why}"
     ));
     let step = progress.step("kubectl");
-    archive::unpack_from_release(workspace, "kubernetes-client", RELEASE)?;
+    archive::unpack_from_release(workspace, PACKAGE, RELEASE)?;
     let version = version_of(&workspace.tools_bin().join("kubectl"))?;
     step.done(&version);
     Ok(true)
