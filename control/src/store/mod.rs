@@ -9,6 +9,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub mod compactor;
+pub mod embedded;
+mod feed;
+#[cfg(test)]
+mod suite;
+
+pub use embedded::Embedded;
+
+/// The largest value that is stored, etcd's default limit of a request: 1.5 MiB.
+pub const VALUE_LIMIT: usize = 3 << 19;
+
 /// The store's counter: every write that changes something moves it by one. The first write makes it 2, as in etcd.
 pub type Revision = i64;
 
@@ -37,7 +48,7 @@ pub enum Guard {
 }
 
 /// A lease: keys put under it are deleted when it expires or is revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub i64);
 
 /// What a guarded write came to.
@@ -92,6 +103,24 @@ pub enum Change {
         /// The key before the deletion.
         previous: Option<KeyValue>,
     },
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { current, .. } => &current.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put { current, .. } => current.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
 }
 
 /// What a watch yields, in the order of revisions: every change once, none left out.
