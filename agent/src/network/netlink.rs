@@ -1,0 +1,380 @@
+//! rtnetlink in the words of a pod network. A socket stays in the namespace in which it was opened.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::task::JoinHandle;
+
+use super::{NetworkError, link_address::LinkAddress};
+
+/// The routing protocol number that our routes carry; free in /etc/iproute2/rt_protos.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
+
+/// A connection to one network namespace's rtnetlink.
+pub struct Netlink {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// An interface as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its largest packet.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// A veth pair to make.
+pub struct VethPair<'a> {
+    /// The end here.
+    pub host: &'a str,
+    /// Its hardware address.
+    pub host_address: LinkAddress,
+    /// The other end.
+    pub peer: &'a str,
+    /// Its hardware address.
+    pub peer_address: LinkAddress,
+    /// Where the other end is made.
+    pub peer_namespace: BorrowedFd<'a>,
+    /// Of both.
+    pub mtu: u32,
+}
+
+/// A route of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// How.
+    pub via: Via,
+}
+
+/// How a route's packets go on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Via {
+    /// Straight to the neighbour with the destination's address.
+    Link {
+        /// The interface.
+        link: u32,
+        /// The address that this node speaks from.
+        source: Option<IpAddr>,
+    },
+    /// To a router.
+    Gateway {
+        /// The interface.
+        link: u32,
+        /// The router.
+        gateway: IpAddr,
+        /// Whether the router is taken to be reachable although no subnet of the interface has it.
+        on_link: bool,
+    },
+    /// Nowhere: senders are told so.
+    Unreachable,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace and runs it on `runtime`.
+    pub fn open(runtime: &tokio::runtime::Handle) -> Result<Self, NetworkError> {
+        let _context = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(NetworkError::new("open", "a netlink route socket"))?;
+        Ok(Self {
+            handle,
+            driver: runtime.spawn(connection),
+        })
+    }
+
+    /// Finds an interface.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetworkError> {
+        let found = self
+            .handle
+            .link()
+            .get()
+            .match_name(name)
+            .execute()
+            .try_next()
+            .await
+            .map_err(Errno::from);
+        match found {
+            Ok(message) => Ok(message.as_ref().map(link_of)),
+            Err(error) if error.is(libc::ENODEV) => Ok(None),
+            Err(error) => Err(NetworkError::new("find interface", name)(error)),
+        }
+    }
+
+    /// Makes a veth pair, both ends at once in their namespaces.
+    pub async fn create_veth_pair(&self, pair: &VethPair<'_>) -> Result<(), NetworkError> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::default()
+            .name(pair.peer)
+            .mtu(pair.mtu)
+            .address(pair.peer_address.0.to_vec())
+            .setns_by_fd(pair.peer_namespace.as_raw_fd())
+            .build();
+        let host = LinkVeth::new(pair.host, pair.peer)
+            .mtu(pair.mtu)
+            .address(pair.host_address.0.to_vec())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        let result = self.handle.link().add(host).execute().await;
+        result.map_err(|error| {
+            NetworkError::new("create veth pair", format!("{}, {}", pair.host, pair.peer))(
+                Errno::from(error),
+            )
+        })
+    }
+
+    /// Removes an interface (of a veth pair: both ends); one that is absent is fine.
+    pub async fn delete_link(&self, name: &str) -> Result<(), NetworkError> {
+        let Some(link) = self.link(name).await? else {
+            return Ok(());
+        };
+        let result = self.handle.link().del(link.index).execute().await;
+        match result.map_err(Errno::from) {
+            Err(error) if !error.is(libc::ENODEV) => {
+                Err(NetworkError::new("delete interface", name)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets an interface up.
+    pub async fn set_up(&self, index: u32) -> Result<(), NetworkError> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let result = self.handle.link().change(message).execute().await;
+        result.map_err(|error| {
+            NetworkError::new("set up", format!("interface {index}"))(Errno::from(error))
+        })
+    }
+
+    /// Gives an interface an address of its own, without a subnet and without asking whether others have it.
+    pub async fn ensure_address(&self, index: u32, address: IpAddr) -> Result<(), NetworkError> {
+        let length = host_prefix_length(address);
+        let mut request = self.handle.address().add(index, address, length).replace();
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        request.execute().await.map_err(|error| {
+            NetworkError::new("add address", address.to_string())(Errno::from(error))
+        })
+    }
+
+    /// The addresses of an interface.
+    pub async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, NetworkError> {
+        let messages = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute();
+        let messages: Vec<_> = messages.try_collect().await.map_err(|error| {
+            NetworkError::new("list addresses of", format!("interface {index}"))(Errno::from(error))
+        })?;
+        let attributes = messages.into_iter().flat_map(|message| message.attributes);
+        Ok(attributes
+            .filter_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(address),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Says for good which hardware address a neighbour has.
+    pub async fn ensure_neighbour(
+        &self,
+        index: u32,
+        neighbour: IpAddr,
+        address: LinkAddress,
+    ) -> Result<(), NetworkError> {
+        let request = self
+            .handle
+            .neighbours()
+            .add(index, neighbour)
+            .link_layer_address(&address.0)
+            .replace();
+        request.execute().await.map_err(|error| {
+            NetworkError::new("add neighbour", neighbour.to_string())(Errno::from(error))
+        })
+    }
+
+    /// Adds a route of ours, in place of one to the same destination.
+    pub async fn ensure_route(&self, route: &Route) -> Result<(), NetworkError> {
+        let request = self.handle.route().add(route_message(route)).replace();
+        request.execute().await.map_err(|error| {
+            NetworkError::new("add route", route.destination.to_string())(Errno::from(error))
+        })
+    }
+
+    /// Removes a route of ours; one that is absent is fine.
+    pub async fn delete_route(&self, route: &Route) -> Result<(), NetworkError> {
+        let result = self
+            .handle
+            .route()
+            .del(route_message(route))
+            .execute()
+            .await;
+        match result.map_err(Errno::from) {
+            Err(error) if !error.is(libc::ESRCH) => Err(NetworkError::new(
+                "delete route",
+                route.destination.to_string(),
+            )(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every route of ours, both families.
+    pub async fn own_routes(&self) -> Result<Vec<Route>, NetworkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            let mut answers = std::pin::pin!(self.handle.route().get(query).execute());
+            while let Some(answer) = answers.next().await {
+                let message = answer
+                    .map_err(|error| NetworkError::new("list", "routes")(Errno::from(error)))?;
+                if message.header.protocol == PROTOCOL {
+                    routes.extend(route_of(&message));
+                }
+            }
+        }
+        Ok(routes)
+    }
+}
+
+/// The length of the prefix that is one address.
+pub fn host_prefix_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn link_of(message: &LinkMessage) -> Link {
+    let mtu = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+    Link {
+        index: message.header.index,
+        mtu: mtu.unwrap_or(1500),
+        up: message.header.flags.contains(LinkFlags::Up),
+    }
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let destination = route.destination;
+    let mut message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.addr(), destination.prefix_len())
+        .expect("a prefix length within its family")
+        .protocol(PROTOCOL)
+        .build();
+    let mut push = |attribute| message.attributes.push(attribute);
+    match &route.via {
+        Via::Link { link, source } => {
+            push(RouteAttribute::Oif(*link));
+            if let Some(source) = source {
+                push(RouteAttribute::PrefSource(RouteAddress::from(*source)));
+            }
+            message.header.scope = RouteScope::Link;
+        }
+        Via::Gateway {
+            link,
+            gateway,
+            on_link,
+        } => {
+            push(RouteAttribute::Oif(*link));
+            push(RouteAttribute::Gateway(RouteAddress::from(*gateway)));
+            if *on_link {
+                message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
+            }
+        }
+        Via::Unreachable => message.header.kind = RouteType::Unreachable,
+    }
+    message
+}
+
+/// `None` for a route of a shape that we never make.
+fn route_of(message: &RouteMessage) -> Option<Route> {
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (mut link, mut gateway, mut source) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip_of(address)?,
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = ip_of(address),
+            RouteAttribute::PrefSource(address) => source = ip_of(address),
+            _ => {}
+        }
+    }
+    let via = match (message.header.kind, link, gateway) {
+        (RouteType::Unreachable, _, _) => Via::Unreachable,
+        (RouteType::Unicast, Some(link), Some(gateway)) => Via::Gateway {
+            link,
+            gateway,
+            on_link: message
+                .header
+                .flags
+                .contains(netlink_packet_route::route::RouteFlags::Onlink),
+        },
+        (RouteType::Unicast, Some(link), None) => Via::Link { link, source },
+        _ => return None,
+    };
+    let prefix = message.header.destination_prefix_length;
+    let destination = IpNet::new(destination, prefix).ok()?;
+    Some(Route { destination, via })
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// The kernel's answer, without the bytes of the request that rtnetlink prints beside it.
+#[derive(Debug, thiserror::Error)]
+enum Errno {
+    #[error(transparent)]
+    Kernel(io::Error),
+    #[error(transparent)]
+    Library(rtnetlink::Error),
+}
+
+impl Errno {
+    fn is(&self, errno: i32) -> bool {
+        matches!(self, Self::Kernel(error) if error.raw_os_error() == Some(errno))
+    }
+}
+
+impl From<rtnetlink::Error> for Errno {
+    fn from(error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(message) => Self::Kernel(message.to_io()),
+            other => Self::Library(other),
+        }
+    }
+}
