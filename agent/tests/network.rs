@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use ipnet::IpNet;
 use portolan_agent::network::{
-    BoxError, NodeNetwork, PeerNode, PodDataplane, PodNetwork, PodNetworkConfig, PodNetworkStatus,
-    VethPodNetwork, remove_all,
+    BoxError, NodeNetwork, PeerNode, PodDataplane, PodLink, PodNetwork, PodNetworkConfig,
+    PodNetworkStatus, VethPodNetwork, remove_all,
 };
 
 mod world;
@@ -25,7 +25,7 @@ struct RecordingDataplane(Mutex<Vec<String>>);
 
 #[async_trait]
 impl PodDataplane for RecordingDataplane {
-    async fn attach_pod(&self, pod: &PodNetworkStatus) -> Result<(), BoxError> {
+    async fn attach_pod(&self, pod: PodLink) -> Result<(), BoxError> {
         let mut calls = self.0.lock().expect("no panic under the lock");
         calls.push(format!("attach {}", pod.host_interface));
         Ok(())

@@ -53,11 +53,22 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError>;
 }
 
+/// A pod's veth as the dataplane must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// The veth's end on the node.
+    pub host_interface: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The hardware address of the pod's own end.
+    pub pod_mac: [u8; 6],
+}
+
 /// The dataplane as the pod network needs it.
 #[async_trait]
 pub trait PodDataplane: Send + Sync + 'static {
     /// Attaches the programs to a pod's veth; again over what is attached already.
-    async fn attach_pod(&self, pod: &PodNetworkStatus) -> Result<(), BoxError>;
+    async fn attach_pod(&self, pod: PodLink) -> Result<(), BoxError>;
 
     /// Forgets a pod's veth; one that is absent is fine.
     async fn detach_pod(&self, host_interface: &str) -> Result<(), BoxError>;

@@ -159,7 +159,12 @@ async fn blocking(
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// The node's own clients stay below the ports that the dataplane forwards node port traffic from, and above the ones
+/// that services commonly have.
+const LOCAL_PORTS: &str = "10240 29999";
+
 fn forward_packets(uplink: &str) -> Result<(), NetworkError> {
+    sysctl::set("net/ipv4/ip_local_port_range", LOCAL_PORTS)?;
     sysctl::set("net/ipv4/ip_forward", "1")?;
     // Replies may leave by another interface than the one that requests came by; pods' addresses are checked on their
     // own veths.

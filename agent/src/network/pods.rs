@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 use super::{
-    NetworkError, PodDataplane, PodNetwork, PodNetworkStatus,
+    NetworkError, PodDataplane, PodLink, PodNetwork, PodNetworkStatus,
     ipam::Ipam,
     link_address::{VethAddresses, host_interface, is_valid_uid},
     netlink::{Link, Netlink, Route, VethPair, Via, host_prefix_length},
@@ -144,15 +144,14 @@ impl PodNetwork for VethPodNetwork {
         let host = self.ensure_veth(&pod, &inside).await?;
         pod.configure_inside(&inside).await?;
         self.route_to_pod(&pod, &host).await?;
-        let status = pod.status();
         self.dataplane
-            .attach_pod(&status)
+            .attach_pod(pod.link())
             .await
             .map_err(NetworkError::new(
                 "attach dataplane to",
                 &*pod.host_interface,
             ))?;
-        Ok(status)
+        Ok(pod.status())
     }
 
     async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
@@ -219,6 +218,14 @@ impl Pod {
             netns: self.netns.clone(),
             addresses: self.addresses.clone(),
             host_interface: self.host_interface.clone(),
+        }
+    }
+
+    fn link(&self) -> PodLink {
+        PodLink {
+            host_interface: self.host_interface.clone(),
+            addresses: self.addresses.clone(),
+            pod_mac: self.hardware.pod.0,
         }
     }
 
