@@ -1,12 +1,80 @@
 //! `portolan-agent`: see the library's front page.
 
-use std::{env, ffi::OsString, process::ExitCode};
+#![forbid(unsafe_code)]
+
+use std::{env, ffi::OsString, io, process::ExitCode};
+
+use clap::Parser;
+use portolan_agent::{
+    admin::Request,
+    cli::{Cli, Command, ImageCommand},
+    query::query,
+    run, runtime,
+    teardown::teardown,
+};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     match args.split_first() {
         // Before anything that makes a thread: see `runtime::shim`.
-        Some((verb, rest)) if verb == "shim" => portolan_agent::runtime::shim_main(rest),
-        _ => ExitCode::FAILURE,
+        Some((verb, rest)) if verb == "shim" => return runtime::shim_main(rest),
+        _ => {}
     }
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let show = |args: portolan_agent::cli::QueryArgs, request| -> anyhow::Result<()> {
+        print!("{}", query(&args.state_dir, request, args.json)?);
+        Ok(())
+    };
+    match command {
+        Command::Run(args) => {
+            log_to_stderr();
+            // rustls wants to be told which of its providers a process uses.
+            let provider = rustls::crypto::ring::default_provider();
+            if provider.install_default().is_err() {
+                tracing::debug!("a crypto provider is installed already");
+            }
+            async_runtime()?.block_on(run::run(*args))
+        }
+        Command::Services(args) => show(args, Request::Services),
+        Command::Flows(args) => show(args, Request::Flows),
+        Command::Drops(args) => show(args, Request::Drops),
+        Command::Status(args) => show(args, Request::Status),
+        Command::Image(command) => image(command),
+        Command::Teardown(args) => {
+            log_to_stderr();
+            async_runtime()?.block_on(teardown(&args.state_dir))
+        }
+    }
+}
+
+fn image(command: ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Import { .. } | ImageCommand::List(_) => {
+            anyhow::bail!("images are not there yet")
+        }
+    }
+}
+
+fn async_runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
 }

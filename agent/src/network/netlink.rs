@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::{NetworkError, link_address::LinkAddress};
 
-/// The routing protocol number that our routes carry; free in /etc/iproute2/rt_protos.
+/// The routing protocol number that our routes carry; free in `/etc/iproute2/rt_protos`.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
 
 /// A connection to one network namespace's rtnetlink.

@@ -4,7 +4,7 @@ use std::{fs, io, path::PathBuf};
 
 use super::NetworkError;
 
-/// Sets "net/ipv4/ip_forward" and its like; writes only what differs, since a write can have effects of its own.
+/// Sets `net/ipv4/ip_forward` and its like; writes only what differs, since a write can have effects of its own.
 pub fn set(name: &str, value: &str) -> Result<(), NetworkError> {
     if get(name)? == value {
         return Ok(());

@@ -1,0 +1,103 @@
+//! One agent a state directory.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+/// Why the directory can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another agent has it.
+    #[error("an agent runs on {state_dir} already{holder}", state_dir = .state_dir.display())]
+    Held {
+        /// The directory.
+        state_dir: PathBuf,
+        /// " (process 123)", if that could be read.
+        holder: String,
+    },
+    /// The lock file can't be used.
+    #[error("lock {path}", path = .path.display())]
+    File {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Holds a state directory until dropped, or until the process ends however it ends.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: Flock<File>,
+}
+
+impl StateLock {
+    /// Takes the directory, or says who has it.
+    pub fn take(state_dir: &Path) -> Result<Self, LockError> {
+        let path = state_dir.join("agent.lock");
+        let failed = |source: io::Error| LockError::File {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                let write = |file: &mut File| {
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    writeln!(file, "{}", std::process::id())
+                };
+                write(&mut file).map_err(failed)?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let holder = match file.read_to_string(&mut pid) {
+                    Ok(_) if !pid.trim().is_empty() => format!(" (process {})", pid.trim()),
+                    _ => String::new(),
+                };
+                Err(LockError::Held {
+                    state_dir: state_dir.to_owned(),
+                    holder,
+                })
+            }
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_told_who_is_first() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let first = StateLock::take(state.path()).expect("free");
+        let error = StateLock::take(state.path()).expect_err("held");
+        let expected = format!(
+            "an agent runs on {} already (process {})",
+            state.path().display(),
+            std::process::id()
+        );
+        assert_eq!(error.to_string(), expected);
+        drop(first);
+        StateLock::take(state.path()).expect("free again");
+    }
+}

@@ -1,0 +1,336 @@
+//! What the command line prints of a running agent: tables for people, JSON for programs.
+
+use std::{fmt::Write, path::Path};
+
+use portolan_dataplane::model::{DropCount, Flow, Frontend, Locality, Protocol, Service};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::admin::{AdminClientError, Request, ServiceReport, ask};
+
+/// Why nothing can be printed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The agent did not answer.
+    #[error(transparent)]
+    Agent(#[from] AdminClientError),
+    /// It is an agent of another version.
+    #[error("the agent's answer is not understood")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// Asks, and renders the answer.
+pub fn query(state_dir: &Path, request: Request, json: bool) -> Result<String, QueryError> {
+    let answer = ask(state_dir, request)?;
+    if json {
+        return Ok(serde_json::to_string_pretty(&answer)? + "\n");
+    }
+    match request {
+        Request::Status => Ok(status_text(&answer)),
+        Request::Services => {
+            let head = head_line(&ask(state_dir, Request::Status)?);
+            Ok(head + &services_table(&parse::<Vec<ServiceReport>>(answer)?))
+        }
+        Request::Flows => Ok(flows_table(&parse::<Vec<Flow>>(answer)?)),
+        Request::Drops => Ok(drops_table(&parse::<Vec<DropCount>>(answer)?)),
+    }
+}
+
+fn parse<T: DeserializeOwned>(answer: Value) -> Result<T, serde_json::Error> {
+    serde_json::from_value(answer)
+}
+
+fn head_line(status: &Value) -> String {
+    format!(
+        "node {}  generation {}  XDP {}\n\n",
+        text(&status["node"]),
+        text(&status["generation"]),
+        text(&status["xdp"]),
+    )
+}
+
+fn status_text(status: &Value) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        writeln!(out, "{name:<14}{value}").expect("strings take anything");
+    };
+    line("node", text(&status["node"]));
+    line("process", text(&status["pid"]));
+    line(
+        "control plane",
+        match status["connected"].as_bool() {
+            Some(true) => "connected".to_owned(),
+            _ => "not connected; serving the last routes".to_owned(),
+        },
+    );
+    line("generation", text(&status["generation"]));
+    line("XDP", text(&status["xdp"]));
+    let adopted = text(&status["adopted"]);
+    line(
+        "adopted",
+        format!(
+            "{adopted} containers in {} ms",
+            text(&status["adoption_ms"])
+        ),
+    );
+    let pods = status["pods"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    line("pods", pods.len().to_string());
+    if pods.is_empty() {
+        return out;
+    }
+    let rows = pods.iter().map(|pod| {
+        let addresses = pod["addresses"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let containers = pod["containers"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        vec![
+            vec![text(&pod["namespace"])],
+            vec![text(&pod["name"])],
+            addresses.iter().map(text).collect(),
+            containers
+                .iter()
+                .map(|container| text(&container["name"]))
+                .collect(),
+            containers
+                .iter()
+                .map(|container| text(&container["pid"]))
+                .collect(),
+            containers
+                .iter()
+                .map(|container| text(&container["restarts"]))
+                .collect(),
+        ]
+    });
+    let headers = [
+        "NAMESPACE",
+        "POD",
+        "ADDRESSES",
+        "CONTAINERS",
+        "PIDS",
+        "RESTARTS",
+    ];
+    out + "\n" + &table(&headers, rows)
+}
+
+fn services_table(reports: &[ServiceReport]) -> String {
+    let headers = [
+        "SERVICE",
+        "FRONTENDS",
+        "BACKENDS",
+        "LOCAL",
+        "ZONE",
+        "REMOTE",
+        "REFUSED",
+        "PACKETS",
+    ];
+    let rows = reports.iter().map(|report| {
+        let Service {
+            frontends,
+            backends,
+            ..
+        } = &report.service;
+        let counters = &report.counters;
+        let mut row = vec![
+            vec![report.name.0.clone()],
+            frontends.iter().map(frontend_text).collect(),
+            backends
+                .iter()
+                .map(|backend| {
+                    let locality = locality_text(backend.locality);
+                    let ending = if backend.terminating {
+                        ", terminating"
+                    } else {
+                        ""
+                    };
+                    format!(
+                        "{} ({locality}{ending})",
+                        endpoint_text((backend.address, backend.port))
+                    )
+                })
+                .collect(),
+        ];
+        row.extend(
+            [
+                counters.local_flows,
+                counters.zone_flows,
+                counters.remote_flows,
+                counters.refused_flows,
+                counters.packets,
+            ]
+            .map(|count| vec![count.to_string()]),
+        );
+        row
+    });
+    table(&headers, rows)
+}
+
+fn flows_table(flows: &[Flow]) -> String {
+    let headers = [
+        "PROTOCOL", "CLIENT", "FRONTEND", "BACKEND", "LOCALITY", "STATE", "IDLE", "SERVICE",
+    ];
+    let rows = flows.iter().map(|flow| {
+        [
+            protocol_text(flow.protocol).to_owned(),
+            endpoint_text(flow.client),
+            endpoint_text(flow.frontend),
+            endpoint_text(flow.backend),
+            locality_text(flow.locality).to_owned(),
+            flow.state.clone(),
+            format!("{} s", flow.idle_seconds),
+            flow.service
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |name| name.0.clone()),
+        ]
+        .map(|cell| vec![cell])
+        .to_vec()
+    });
+    table(&headers, rows)
+}
+
+fn drops_table(drops: &[DropCount]) -> String {
+    let rows = drops.iter().map(|drop| {
+        [
+            drop.reason.clone(),
+            drop.packets.to_string(),
+            drop.description.clone(),
+        ]
+        .map(|cell| vec![cell])
+        .to_vec()
+    });
+    table(&["REASON", "PACKETS", "MEANING"], rows)
+}
+
+fn frontend_text(frontend: &Frontend) -> String {
+    match frontend {
+        Frontend::Address {
+            address,
+            port,
+            external,
+        } => {
+            let kind = if *external { " (external)" } else { "" };
+            format!("{}{kind}", endpoint_text((*address, *port)))
+        }
+        Frontend::NodePort { port } => format!("node port {port}"),
+    }
+}
+
+fn endpoint_text(endpoint: (std::net::IpAddr, u16)) -> String {
+    std::net::SocketAddr::from(endpoint).to_string()
+}
+
+fn locality_text(locality: Locality) -> &'static str {
+    match locality {
+        Locality::Node => "node",
+        Locality::Zone => "zone",
+        Locality::Elsewhere => "elsewhere",
+    }
+}
+
+fn protocol_text(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    }
+}
+
+/// A value without JSON's quotes.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Columns that are as wide as their widest cell; a cell may have several lines.
+fn table(headers: &[&str], rows: impl Iterator<Item = Vec<Vec<String>>>) -> String {
+    let mut lines: Vec<Vec<String>> =
+        vec![headers.iter().map(|&header| header.to_owned()).collect()];
+    for row in rows {
+        let height = row.iter().map(Vec::len).max().unwrap_or_default();
+        for number in 0..height {
+            let line = row
+                .iter()
+                .map(|cell| cell.get(number).cloned().unwrap_or_default());
+            lines.push(line.collect());
+        }
+    }
+    let width_of = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..headers.len()).map(width_of).collect();
+    let mut out = String::new();
+    for line in &lines {
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}"));
+        let text = cells.collect::<Vec<_>>().join("   ");
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn services_are_shown_with_their_backends_below_each_other() {
+        let reports = json!([{
+            "name": "default/web:80/TCP",
+            "service": {
+                "name": "default/web:80/TCP", "protocol": "TCP",
+                "frontends": [
+                    {"Address": {"address": "10.96.0.10", "port": 80, "external": false}},
+                    {"NodePort": {"port": 30080}}
+                ],
+                "backends": [
+                    {"address": "10.244.1.1", "port": 8080, "locality": "node", "terminating": false},
+                    {"address": "fd00::1", "port": 8080, "locality": "elsewhere", "terminating": true}
+                ],
+                "internal_policy": "cluster", "external_policy": "cluster"
+            },
+            "counters": {
+                "local_flows": 99, "zone_flows": 0, "remote_flows": 1, "refused_flows": 0,
+                "packets": 1000, "bytes": 64000
+            }
+        }]);
+        let reports: Vec<ServiceReport> = parse(reports).expect("reports");
+        let shown = services_table(&reports);
+        let expected = [
+            "SERVICE              FRONTENDS         BACKENDS                                      LOCAL   ZONE   REMOTE   REFUSED   PACKETS",
+            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                        99      0      1        0         1000",
+            "                     node port 30080   [fd00::1]:8080 (elsewhere, terminating)",
+        ];
+        assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "\n{shown}");
+    }
+
+    #[test]
+    fn status_names_what_was_adopted() {
+        let status = json!({
+            "node": "n1", "pid": 7, "connected": false, "generation": 42, "xdp": "native",
+            "adopted": 12, "adoption_ms": 84, "pods": []
+        });
+        let shown = status_text(&status);
+        assert!(
+            shown.contains("adopted       12 containers in 84 ms"),
+            "{shown}"
+        );
+        assert!(shown.contains("not connected"), "{shown}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The one thread that owns the dataplane.
+//!
+//! Its calls are short but block; async code hands in closures and awaits their results.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::mpsc, thread, time::Duration};
+
+use async_trait::async_trait;
+use portolan_dataplane::{
+    Dataplane, Error, PodInterface, Swept,
+    model::{DropCount, Flow, Service, ServiceCounters, ServiceName},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    errors::chain,
+    network::{BoxError, PodDataplane, PodLink},
+};
+
+/// What the agent does with a dataplane; tests stand another one in.
+pub trait Maps: Send + 'static {
+    /// See [`Dataplane::upsert`].
+    fn upsert(&mut self, service: &Service) -> Result<(), Error>;
+    /// See [`Dataplane::delete`].
+    fn delete(&mut self, name: &ServiceName) -> Result<(), Error>;
+    /// See [`Dataplane::prune`].
+    fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error>;
+    /// See [`Dataplane::withdraw_backend`].
+    fn withdraw_backend(&mut self, address: IpAddr) -> Result<usize, Error>;
+    /// See [`Dataplane::restore_backend`].
+    fn restore_backend(&mut self, address: IpAddr) -> Result<usize, Error>;
+    /// See [`Dataplane::attach_pod`].
+    fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error>;
+    /// See [`Dataplane::detach_pod`].
+    fn detach_pod(&mut self, host_interface: &str) -> Result<(), Error>;
+    /// See [`Dataplane::services`].
+    fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error>;
+    /// See [`Dataplane::flows`].
+    fn flows(&self) -> Result<Vec<Flow>, Error>;
+    /// See [`Dataplane::drops`].
+    fn drops(&self) -> Result<Vec<DropCount>, Error>;
+    /// See [`Dataplane::sweep`].
+    fn sweep(&mut self) -> Result<Swept, Error>;
+}
+
+impl Maps for Dataplane {
+    fn upsert(&mut self, service: &Service) -> Result<(), Error> {
+        Dataplane::upsert(self, service)
+    }
+
+    fn delete(&mut self, name: &ServiceName) -> Result<(), Error> {
+        Dataplane::delete(self, name)
+    }
+
+    fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
+        Dataplane::prune(self, keep)
+    }
+
+    fn withdraw_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
+        Dataplane::withdraw_backend(self, address)
+    }
+
+    fn restore_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
+        Dataplane::restore_backend(self, address)
+    }
+
+    fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error> {
+        Dataplane::attach_pod(self, pod)
+    }
+
+    fn detach_pod(&mut self, host_interface: &str) -> Result<(), Error> {
+        Dataplane::detach_pod(self, host_interface)
+    }
+
+    fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
+        Dataplane::services(self)
+    }
+
+    fn flows(&self) -> Result<Vec<Flow>, Error> {
+        Dataplane::flows(self)
+    }
+
+    fn drops(&self) -> Result<Vec<DropCount>, Error> {
+        Dataplane::drops(self)
+    }
+
+    fn sweep(&mut self) -> Result<Swept, Error> {
+        Dataplane::sweep(self)
+    }
+}
+
+/// The thread has ended, which it does only by a panic or at the agent's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the dataplane's thread has stopped")]
+pub struct DataplaneStopped;
+
+type Job = Box<dyn FnOnce(&mut dyn Maps) + Send>;
+
+/// Hands work to the thread that owns a dataplane.
+#[derive(Clone)]
+pub struct DataplaneThread {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl DataplaneThread {
+    /// Opens a dataplane on a thread of its own, which stays in the caller's network namespace, and returns what else
+    /// opening yielded.
+    pub async fn start<M: Maps, T: Send + 'static>(
+        open: impl FnOnce() -> Result<(M, T), Error> + Send + 'static,
+    ) -> Result<(Self, T), Error> {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (opened, outcome) = oneshot::channel();
+        thread::Builder::new()
+            .name("dataplane".to_owned())
+            .spawn(move || {
+                let mut maps = match open() {
+                    Ok((maps, yielded)) => {
+                        if opened.send(Ok(yielded)).is_err() {
+                            return;
+                        }
+                        maps
+                    }
+                    Err(error) => {
+                        // An agent that no longer waits is ending.
+                        drop(opened.send(Err(error)));
+                        return;
+                    }
+                };
+                for job in inbox {
+                    job(&mut maps);
+                }
+            })
+            .map_err(|source| Error::System {
+                operation: "start",
+                object: "the dataplane's thread".to_owned(),
+                source,
+            })?;
+        match outcome.await {
+            Ok(yielded) => Ok((Self { jobs }, yielded?)),
+            Err(_) => Err(Error::System {
+                operation: "open",
+                object: "the dataplane".to_owned(),
+                source: std::io::Error::other(DataplaneStopped),
+            }),
+        }
+    }
+
+    /// Runs `work` on the dataplane.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Maps) -> T + Send + 'static,
+    ) -> Result<T, DataplaneStopped> {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |maps| {
+            // A caller that went away does not want the result.
+            drop(sender.send(work(maps)));
+        });
+        self.jobs.send(job).map_err(|_| DataplaneStopped)?;
+        receiver.await.map_err(|_| DataplaneStopped)
+    }
+
+    /// Ages flows out once a second, as long as the thread lives.
+    pub async fn keep_sweeping(self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        loop {
+            ticks.tick().await;
+            let Ok(swept) = self.call(Maps::sweep).await else {
+                return;
+            };
+            match swept {
+                Ok(swept) => {
+                    is_failing = false;
+                    tracing::trace!(?swept, "swept the flow tables");
+                }
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::error!(error = %chain(&error), "can't sweep the flow tables");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PodDataplane for DataplaneThread {
+    async fn attach_pod(&self, pod: PodLink) -> Result<(), BoxError> {
+        let pod = PodInterface {
+            host_interface: pod.host_interface,
+            addresses: pod.addresses,
+            pod_mac: pod.pod_mac,
+        };
+        self.call(move |maps| maps.attach_pod(&pod)).await??;
+        Ok(())
+    }
+
+    async fn detach_pod(&self, host_interface: &str) -> Result<(), BoxError> {
+        let host_interface = host_interface.to_owned();
+        self.call(move |maps| maps.detach_pod(&host_interface))
+            .await??;
+        Ok(())
+    }
+}

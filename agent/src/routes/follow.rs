@@ -1,0 +1,364 @@
+//! Follows the control plane's routing table and makes the maps hold it.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use portolan_dataplane::model::{Service, ServiceName};
+use portolan_wire::v1::{
+    Ack, FollowRequest, Hello, RouteUpdate, follow_request::Message, routes_client::RoutesClient,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use super::{
+    convert::Here,
+    engine::{DataplaneStopped, DataplaneThread},
+    store::TableStore,
+    table::{Change, Table, UpdateError},
+};
+use crate::{
+    errors::{Backoff, chain},
+    join::{NodeIdentity, server_name},
+};
+
+/// Services written to the maps in one job; between jobs a withdrawal gets its turn.
+const BATCH: usize = 64;
+/// How soon entries that did not get into the maps are tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Where the table comes from and who follows it.
+#[derive(Clone, Debug)]
+pub struct FollowConfig {
+    /// The control server's URL.
+    pub server: String,
+    /// What the node shows it.
+    pub identity: NodeIdentity,
+    /// This node.
+    pub here: Here,
+    /// Where the table is kept.
+    pub state_dir: PathBuf,
+}
+
+/// How the following goes, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RouteStatus {
+    /// The history that `generation` counts in.
+    pub epoch: String,
+    /// What the maps hold.
+    pub generation: u64,
+    /// Whether the control plane is being followed right now.
+    pub connected: bool,
+    /// Services in the table.
+    pub services: usize,
+    /// Services whose newest version the maps refused.
+    pub failed: usize,
+}
+
+/// Why a session with the control plane ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0:?} is not the https URL of a control server")]
+    Server(String),
+    #[error("can't reach the control plane")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the control plane ended the stream of routes")]
+    Stream(#[from] tonic::Status),
+    #[error("the stream of routes has ended")]
+    Ended,
+    #[error("refused an update of the routes")]
+    Update(#[from] UpdateError),
+    #[error(transparent)]
+    Stopped(#[from] DataplaneStopped),
+}
+
+/// The follower of one node.
+pub struct Follower {
+    config: FollowConfig,
+    dataplane: DataplaneThread,
+    table: Table,
+    tables: watch::Sender<Arc<Table>>,
+    status: watch::Sender<RouteStatus>,
+    /// Not in the maps as the table has them.
+    failed: BTreeSet<ServiceName>,
+    /// What earlier agents left in the maps is there until the control plane has spoken.
+    is_pruned: bool,
+    needs_snapshot: bool,
+}
+
+impl Follower {
+    /// Puts the stored table into the maps.
+    pub async fn start(
+        config: FollowConfig,
+        dataplane: DataplaneThread,
+        stored: Option<Table>,
+    ) -> Result<Self, DataplaneStopped> {
+        let table = stored.unwrap_or_default();
+        let (tables, _) = watch::channel(Arc::new(table.clone()));
+        let mut follower = Self {
+            config,
+            dataplane,
+            table,
+            tables,
+            status: watch::Sender::default(),
+            failed: BTreeSet::new(),
+            is_pruned: false,
+            needs_snapshot: false,
+        };
+        let change = Change {
+            upserted: follower.table.services.keys().cloned().collect(),
+            ..Change::default()
+        };
+        follower.write(&change).await?;
+        follower.publish(false);
+        Ok(follower)
+    }
+
+    /// The table as it is in the maps: for its nodes, and for the disk.
+    pub fn tables(&self) -> watch::Receiver<Arc<Table>> {
+        self.tables.subscribe()
+    }
+
+    /// How the following goes.
+    pub fn status(&self) -> watch::Receiver<RouteStatus> {
+        self.status.subscribe()
+    }
+
+    /// The store that the table belongs in.
+    pub fn store(&self) -> TableStore {
+        TableStore::new(&self.config.state_dir)
+    }
+
+    /// Follows for ever; ends only with the dataplane's thread.
+    pub async fn run(mut self) -> DataplaneStopped {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.session(&mut backoff).await {
+                Ok(never) => match never {},
+                Err(SessionError::Stopped(stopped)) => return stopped,
+                Err(error) => {
+                    self.needs_snapshot |= matches!(error, SessionError::Update(_));
+                    self.publish(false);
+                    let pause = backoff.pause();
+                    tracing::warn!(error = %chain(&error), retry_in = ?pause, "no routes for now");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// One stream, from Hello to its end.
+    async fn session(
+        &mut self,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let mut client =
+            RoutesClient::new(self.connect().await?).max_decoding_message_size(usize::MAX);
+        let (requests, outbound) = mpsc::channel(16);
+        let hello = Message::Hello(self.hello());
+        if requests
+            .send(FollowRequest {
+                message: Some(hello),
+            })
+            .await
+            .is_err()
+        {
+            return Err(SessionError::Ended);
+        }
+        let mut updates = client
+            .follow(ReceiverStream::new(outbound))
+            .await?
+            .into_inner();
+        let mut retries = tokio::time::interval(RETRY_EVERY);
+        loop {
+            tokio::select! {
+                update = updates.message() => {
+                    let update = update?.ok_or(SessionError::Ended)?;
+                    self.take_in(update, &requests).await?;
+                    backoff.reset();
+                }
+                _ = retries.tick(), if !self.failed.is_empty() => self.retry(&requests).await?,
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, SessionError> {
+        let FollowConfig {
+            server, identity, ..
+        } = &self.config;
+        let name = server_name(server).ok_or_else(|| SessionError::Server(server.clone()))?;
+        let tls = ClientTlsConfig::new()
+            .domain_name(name)
+            .ca_certificate(Certificate::from_pem(&identity.ca))
+            .identity(Identity::from_pem(&identity.certificate, &identity.key));
+        let endpoint = Endpoint::from_shared(server.clone())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_EVERY)
+            .keep_alive_timeout(KEEPALIVE_EVERY)
+            .keep_alive_while_idle(true)
+            .tls_config(tls)?;
+        Ok(endpoint.connect().await?)
+    }
+
+    fn hello(&self) -> Hello {
+        let node_name = self.config.here.node.clone();
+        if self.needs_snapshot {
+            return Hello {
+                node_name,
+                ..Hello::default()
+            };
+        }
+        Hello {
+            node_name,
+            epoch: self.table.epoch.clone(),
+            generation: self.table.generation,
+        }
+    }
+
+    async fn take_in(
+        &mut self,
+        update: RouteUpdate,
+        requests: &mpsc::Sender<FollowRequest>,
+    ) -> Result<(), SessionError> {
+        if self.needs_snapshot {
+            // Whatever the agent held did not fit: what comes now stands for itself.
+            self.table.epoch.clear();
+            self.needs_snapshot = false;
+        }
+        let change = self.table.apply(update)?;
+        let mut errors: Vec<String> = change.rejected.iter().map(ToString::to_string).collect();
+        errors.extend(self.write(&change).await?);
+        if !self.is_pruned {
+            errors.extend(self.prune().await?);
+        }
+        tracing::debug!(
+            generation = self.table.generation,
+            upserted = change.upserted.len(),
+            deleted = change.deleted.len(),
+            "routes are in the maps"
+        );
+        self.publish(true);
+        self.ack(errors, requests).await
+    }
+
+    async fn retry(&mut self, requests: &mpsc::Sender<FollowRequest>) -> Result<(), SessionError> {
+        let change = Change {
+            upserted: self.failed.clone(),
+            ..Change::default()
+        };
+        let errors = self.write(&change).await?;
+        if errors.is_empty() {
+            self.publish(true);
+            self.ack(errors, requests).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings a change into the maps; the result says what did not get there. Deletions first: they free frontends that
+    /// another service may have taken over.
+    async fn write(&mut self, change: &Change) -> Result<Vec<String>, DataplaneStopped> {
+        let deleted: Vec<ServiceName> = change.deleted.iter().cloned().collect();
+        let mut errors = Vec::new();
+        for name in &deleted {
+            self.failed.remove(name);
+        }
+        for batch in deleted.chunks(BATCH) {
+            let batch = batch.to_vec();
+            let failures = self.dataplane.call(move |maps| {
+                let failed = batch.iter().filter_map(|name| maps.delete(name).err());
+                failed.map(|error| chain(&error)).collect::<Vec<_>>()
+            });
+            errors.extend(failures.await?);
+        }
+        let here = &self.config.here;
+        let upserted: Vec<Service> = change
+            .upserted
+            .iter()
+            .filter_map(|name| self.table.services.get(name))
+            .map(|route| route.seen_from(here))
+            .collect();
+        for batch in upserted.chunks(BATCH) {
+            let batch = batch.to_vec();
+            let outcomes = self.dataplane.call(move |maps| {
+                let outcomes = batch.into_iter().map(|service| {
+                    let failure = maps.upsert(&service).err().map(|error| chain(&error));
+                    (service.name, failure)
+                });
+                outcomes.collect::<Vec<_>>()
+            });
+            for (name, failure) in outcomes.await? {
+                match failure {
+                    None => {
+                        self.failed.remove(&name);
+                    }
+                    Some(error) => {
+                        tracing::error!(service = name.0, error, "a service is not in the maps");
+                        errors.push(error);
+                        self.failed.insert(name);
+                    }
+                }
+            }
+        }
+        Ok(errors)
+    }
+
+    async fn prune(&mut self) -> Result<Option<String>, DataplaneStopped> {
+        let keep: BTreeSet<ServiceName> = self.table.services.keys().cloned().collect();
+        match self.dataplane.call(move |maps| maps.prune(&keep)).await? {
+            Ok(pruned) => {
+                self.is_pruned = true;
+                if pruned > 0 {
+                    tracing::info!(pruned, "took services away that went while no agent ran");
+                }
+                Ok(None)
+            }
+            Err(error) => Ok(Some(chain(&error))),
+        }
+    }
+
+    async fn ack(
+        &self,
+        errors: Vec<String>,
+        requests: &mpsc::Sender<FollowRequest>,
+    ) -> Result<(), SessionError> {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let ack = Ack {
+            generation: self.table.generation,
+            applied_unix_nanos: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
+            error: errors.join("; "),
+        };
+        let request = FollowRequest {
+            message: Some(Message::Ack(ack)),
+        };
+        requests
+            .send(request)
+            .await
+            .map_err(|_| SessionError::Ended)
+    }
+
+    fn publish(&self, connected: bool) {
+        let table = &self.table;
+        self.tables.send_if_modified(|published| {
+            let is_news = **published != *table;
+            if is_news {
+                *published = Arc::new(table.clone());
+            }
+            is_news
+        });
+        self.status.send_replace(RouteStatus {
+            epoch: table.epoch.clone(),
+            generation: table.generation,
+            connected,
+            services: table.services.len(),
+            failed: self.failed.len(),
+        });
+    }
+}

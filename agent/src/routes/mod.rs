@@ -1,0 +1,27 @@
+//! From the control plane's routing table to the dataplane's maps.
+//!
+//! ```text
+//!   gRPC stream --> Follower --> Table (checked, persisted) --> DataplaneThread --> maps --> ack
+//!   PodReport  --> Withdrawals -----------------------------^        (a dead pod leaves at once)
+//!                     nodes of the table --> network::NodeNetwork (routes to their pods)
+//! ```
+//!
+//! - A generation older than the agent's own is refused; a delta on another base ends the stream, and the next one
+//!   begins with a snapshot.
+//! - Nothing is deleted from the maps that an earlier agent left until the control plane has spoken once.
+//! - The last table is on disk (STATE/routes.json) and is served from there while the control plane is away.
+//! - One thread owns the dataplane. Work comes to it in small jobs, so that a withdrawal never waits for a whole table.
+
+mod convert;
+mod engine;
+mod follow;
+mod store;
+mod table;
+mod withdrawal;
+
+pub use convert::{ConvertError, EndpointRoute, Here, NodeRoute, ServiceRoute};
+pub use engine::{DataplaneStopped, DataplaneThread, Maps};
+pub use follow::{FollowConfig, Follower, RouteStatus};
+pub use store::TableStore;
+pub use table::{Change, Table, UpdateError};
+pub use withdrawal::{Action, Withdrawals};

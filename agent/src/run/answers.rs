@@ -1,0 +1,85 @@
+//! What the admin socket answers from.
+
+use std::{fmt::Display, sync::Arc};
+
+use async_trait::async_trait;
+use portolan_dataplane::model::XdpMode;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::AgentRecord;
+use crate::{
+    admin::{AgentStatus, Answers, Request, ServiceReport},
+    errors::chain,
+    pod::Manager,
+    routes::{DataplaneThread, Maps, RouteStatus},
+};
+
+/// The running agent, as its admin socket sees it.
+pub struct NodeAnswers {
+    pub record: AgentRecord,
+    pub dataplane: DataplaneThread,
+    pub routes: watch::Receiver<RouteStatus>,
+    pub manager: Arc<Manager>,
+    pub xdp: XdpMode,
+}
+
+#[async_trait]
+impl Answers for NodeAnswers {
+    async fn answer(&self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::Status => encode(&self.status()),
+            Request::Services => {
+                let services = self.read(|maps| maps.services()).await?;
+                let reports = services
+                    .into_iter()
+                    .map(|(service, counters)| ServiceReport {
+                        name: service.name.clone(),
+                        service,
+                        counters,
+                    });
+                encode(&reports.collect::<Vec<_>>())
+            }
+            Request::Flows => encode(&self.read(|maps| maps.flows()).await?),
+            Request::Drops => encode(&self.read(|maps| maps.drops()).await?),
+        }
+    }
+}
+
+impl NodeAnswers {
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Maps) -> Result<T, portolan_dataplane::Error> + Send + 'static,
+    ) -> Result<T, String> {
+        let outcome = self.dataplane.call(work).await.map_err(in_words)?;
+        outcome.map_err(|error| chain(&error))
+    }
+
+    fn status(&self) -> AgentStatus {
+        let adoption = self.manager.adoption();
+        let routes = self.routes.borrow().clone();
+        AgentStatus {
+            node: self.record.node_name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            adopted: adoption.containers,
+            adoption_ms: u64::try_from(adoption.elapsed.as_millis()).unwrap_or(u64::MAX),
+            xdp: self.xdp,
+            connected: routes.connected,
+            epoch: routes.epoch,
+            generation: routes.generation,
+            failed_services: routes.failed,
+            addresses: self.record.node_addresses.clone(),
+            pods: self.manager.snapshot(),
+        }
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Value, String> {
+    serde_json::to_value(value).map_err(in_words)
+}
+
+fn in_words(error: impl Display) -> String {
+    error.to_string()
+}
