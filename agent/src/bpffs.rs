@@ -1,5 +1,7 @@
 //! The file system that pins live on. Agents that share a machine have one each, in their state directories.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! Errors as people read them, and how long to wait after one.
 
+#![forbid(unsafe_code)]
+
 use std::{error::Error, io, time::Duration};
 
 /// An error with its causes in one line: "add route 10.244.2.0/24: Network is unreachable (os error 101)".

@@ -1,5 +1,7 @@
 //! Small files of the state directory, written so that a crash leaves the old content or the new, never a half.
 
+#![forbid(unsafe_code)]
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},

@@ -1,5 +1,7 @@
 //! One agent a state directory.
 
+#![forbid(unsafe_code)]
+
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, Write},

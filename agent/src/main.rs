@@ -8,7 +8,8 @@ use clap::Parser;
 use portolan_agent::{
     admin::Request,
     cli::{Cli, Command, ImageCommand},
-    query::query,
+    image,
+    query::{images, query},
     run, runtime,
     teardown::teardown,
 };
@@ -49,7 +50,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Flows(args) => show(args, Request::Flows),
         Command::Drops(args) => show(args, Request::Drops),
         Command::Status(args) => show(args, Request::Status),
-        Command::Image(command) => image(command),
+        Command::Image(command) => image_command(command),
         Command::Teardown(args) => {
             log_to_stderr();
             async_runtime()?.block_on(teardown(&args.state_dir))
@@ -57,12 +58,22 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn image(command: ImageCommand) -> anyhow::Result<()> {
+fn image_command(command: ImageCommand) -> anyhow::Result<()> {
     match command {
-        ImageCommand::Import { .. } | ImageCommand::List(_) => {
-            anyhow::bail!("images are not there yet")
+        ImageCommand::Import {
+            state_dir,
+            name,
+            path,
+        } => {
+            std::fs::create_dir_all(&state_dir)?;
+            let mut progress = |line: &str| eprintln!("{line}");
+            for name in image::import(&state_dir, name.as_deref(), &path, &mut progress)? {
+                println!("{name}");
+            }
         }
+        ImageCommand::List(args) => print!("{}", images(&args.state_dir, args.json)?),
     }
+    Ok(())
 }
 
 fn async_runtime() -> io::Result<tokio::runtime::Runtime> {

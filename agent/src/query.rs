@@ -1,12 +1,17 @@
 //! What the command line prints of a running agent: tables for people, JSON for programs.
 
+#![forbid(unsafe_code)]
+
 use std::{fmt::Write, path::Path};
 
 use portolan_dataplane::model::{DropCount, Flow, Frontend, Locality, Protocol, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admin::{AdminClientError, Request, ServiceReport, ask};
+use crate::{
+    admin::{AdminClientError, Request, ServiceReport, ask},
+    image,
+};
 
 /// Why nothing can be printed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +22,21 @@ pub enum QueryError {
     /// It is an agent of another version.
     #[error("the agent's answer is not understood")]
     Answer(#[from] serde_json::Error),
+}
+
+/// The images on the node; needs no running agent.
+pub fn images(state_dir: &Path, json: bool) -> anyhow::Result<String> {
+    let images = image::list(state_dir)?;
+    if json {
+        return Ok(serde_json::to_string_pretty(&images)? + "\n");
+    }
+    let rows = images.into_iter().map(|image| {
+        let size = format!("{} KiB", image.size.div_ceil(1024));
+        [image.name, image.digest, size]
+            .map(|cell| vec![cell])
+            .to_vec()
+    });
+    Ok(table(&["IMAGE", "DIGEST", "SIZE"], rows))
 }
 
 /// Asks, and renders the answer.
@@ -313,8 +333,8 @@ mod tests {
         let reports: Vec<ServiceReport> = parse(reports).expect("reports");
         let shown = services_table(&reports);
         let expected = [
-            "SERVICE              FRONTENDS         BACKENDS                                      LOCAL   ZONE   REMOTE   REFUSED   PACKETS",
-            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                        99      0      1        0         1000",
+            "SERVICE              FRONTENDS         BACKENDS                                  LOCAL   ZONE   REMOTE   REFUSED   PACKETS",
+            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                    99      0      1        0         1000",
             "                     node port 30080   [fd00::1]:8080 (elsewhere, terminating)",
         ];
         assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "\n{shown}");

@@ -1,5 +1,7 @@
 //! Takes away everything that an agent made outside its state directory, and what it remembers of it inside.
 
+#![forbid(unsafe_code)]
+
 use std::path::Path;
 
 use anyhow::{Context, bail};

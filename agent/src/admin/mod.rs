@@ -4,6 +4,8 @@
 //!   {"request":"services"}                  ->  {"ok":[...]}   or   {"error":"..."}
 //! ```
 
+#![forbid(unsafe_code)]
+
 use std::{net::IpAddr, path::PathBuf};
 
 use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, XdpMode};

@@ -12,6 +12,8 @@
 //! - A write names the uid that it means: the successor of the same name is never touched.
 //! - This is the only module that knows kube's client.
 
+#![forbid(unsafe_code)]
+
 use std::{future::Future, path::Path, time::Duration};
 
 use kube::Client;

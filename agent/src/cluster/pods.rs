@@ -19,7 +19,7 @@ use crate::{
 /// Follows the pods of a node until one of the receivers is gone. A lost watch is resumed, or begun again with a list.
 pub async fn follow_pods(
     client: Client,
-    node_name: &str,
+    node_name: String,
     commands: mpsc::Sender<PodCommand>,
     reporter: mpsc::Sender<ReporterInput>,
 ) {

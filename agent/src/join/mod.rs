@@ -8,6 +8,8 @@
 //! - Nothing is trusted before the CA's fingerprint has matched; the key never leaves the node.
 //! - A refusal is final and ends the agent; a server that can't be reached is tried again for as long as it takes.
 
+#![forbid(unsafe_code)]
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,

@@ -3,6 +3,8 @@
 //! Addresses are given out in a circle, so that a freed one rests as long as it can: late packets of an ended pod, and
 //! flows that still name it, don't reach its successor.
 
+#![forbid(unsafe_code)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -1,6 +1,8 @@
 //! Names and hardware addresses of a pod's veth pair, derived from its uid so that any incarnation of the agent finds
 //! what an earlier one made.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 
 use sha2::{Digest, Sha256};

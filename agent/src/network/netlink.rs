@@ -1,5 +1,7 @@
 //! rtnetlink in the words of a pod network. A socket stays in the namespace in which it was opened.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io,
     net::{IpAddr, Ipv6Addr},

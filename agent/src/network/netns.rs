@@ -1,6 +1,8 @@
 //! Network namespaces held by bind mounts. Nothing but short-lived threads of this module ever changes its namespace:
 //! the agent's own threads stay where the agent was started.
 
+#![forbid(unsafe_code)]
+
 use std::{
     fs::{self, File, OpenOptions},
     io,

@@ -1,5 +1,7 @@
 //! The node's own side: what its namespace must be set to, and the ways to the other nodes' pods.
 
+#![forbid(unsafe_code)]
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;

@@ -1,5 +1,7 @@
 //! Pods' veth pairs: how one is made, made again over a crash's leftovers, and taken away.
 
+#![forbid(unsafe_code)]
+
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -1,5 +1,7 @@
 //! Kernel settings of a network namespace. /proc/sys/net shows the namespace of the thread that opens it.
 
+#![forbid(unsafe_code)]
+
 use std::{fs, io, path::PathBuf};
 
 use super::NetworkError;

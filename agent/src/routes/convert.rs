@@ -387,6 +387,9 @@ mod tests {
         assert_eq!(seen, [("n1", true), ("n2", false)]);
     }
 
+    /// How a service is broken, and what is said of it.
+    type Case = (fn(&mut wire::ServicePort), &'static str);
+
     #[test]
     fn what_cannot_be_is_named() {
         let broken = |change: fn(&mut wire::ServicePort)| {
@@ -396,7 +399,6 @@ mod tests {
                 .expect_err("broken")
                 .to_string()
         };
-        type Case = (fn(&mut wire::ServicePort), &'static str);
         let cases: [Case; 6] = [
             (|s| s.id.clear(), "a service has no name"),
             (|s| s.protocol = 9, "default/web:80/TCP: unknown protocol 9"),

@@ -12,6 +12,8 @@
 //! - The last table is on disk (STATE/routes.json) and is served from there while the control plane is away.
 //! - One thread owns the dataplane. Work comes to it in small jobs, so that a withdrawal never waits for a whole table.
 
+#![forbid(unsafe_code)]
+
 mod convert;
 mod engine;
 mod follow;

@@ -50,8 +50,8 @@ impl TableStore {
 
     /// Keeps writing the newest table; the last one is written when its sender is gone.
     pub fn keep_saving(self, mut tables: watch::Receiver<Arc<Table>>) -> JoinHandle<()> {
+        let mut saved = tables.borrow().clone();
         tokio::spawn(async move {
-            let mut saved = tables.borrow().clone();
             while tables.changed().await.is_ok() {
                 tokio::time::sleep(DEBOUNCE).await;
                 let newest = tables.borrow_and_update().clone();

@@ -7,18 +7,16 @@
 //! Everything up to the last step works without a control plane once the node has joined: pods and routes come from the
 //! agent's own disk. A signal ends the agent and leaves pods and dataplane running.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use portolan_dataplane::{Dataplane, model::XdpMode};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 
@@ -33,13 +31,14 @@ use crate::{
     cli::RunArgs,
     cluster::{
         self, ApiReferences, EventSubject, Heartbeat, Machine, NodeFacts, Recorder, Reporter,
+        follow_pods,
     },
     files,
-    join::{JoinError, JoinToken, identity_or_join},
+    join::{JoinError, JoinToken, NodeIdentity, identity_or_join},
     lock::StateLock,
     network::{NodeNetwork, PodNetworkConfig, VethPodNetwork},
-    pod::{self, EventSeverity, Manager},
-    routes::{DataplaneThread, FollowConfig, Follower, Here, TableStore},
+    pod::{self, EventSeverity, Manager, PodChannels},
+    routes::{DataplaneThread, FollowConfig, Follower, Here, Table, TableStore},
 };
 use answers::NodeAnswers;
 pub use record::{AgentRecord, default_pin_dir, forget_pod_cidrs};
@@ -49,83 +48,39 @@ const REPORTER_DEPTH: usize = 1024;
 /// How long the last routing table may take to reach the disk when the agent is told to end.
 const LAST_SAVE: Duration = Duration::from_secs(2);
 
+/// The node as it is before its pods and routes are started.
+struct Prepared {
+    args: RunArgs,
+    record: AgentRecord,
+    facts: NodeFacts,
+    identity: NodeIdentity,
+    client: kube::Client,
+    network: NodeNetwork,
+    pod_cidrs: Vec<IpNet>,
+    dataplane: DataplaneThread,
+    xdp: XdpMode,
+}
+
 /// Runs the agent until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let object = preflight(&args)?;
     files::create_private_directory(&args.state_dir)?;
     let _lock = StateLock::take(&args.state_dir)?;
-    let record = AgentRecord::of(&args);
-    record.save(&args.state_dir)?;
-    let node = NodeNetwork::open(&args.uplink)
-        .await
-        .context("set up the node's network")?;
-    let facts = facts(&args)?;
-    let identity = identity_or_join(&args.state_dir, &args.server, &args.node_name, || {
-        read_token(&args)
-    })
-    .await?;
-    let client = cluster::client(&args.server, &args.state_dir)?;
-    let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
-    node.claim_pod_cidrs(&pod_cidrs).await?;
-    let (dataplane, xdp) = open_dataplane(&args, &record, object).await?;
-
-    let network = PodNetworkConfig {
-        state_dir: args.state_dir.clone(),
-        pod_cidrs,
-        node_addresses: args.node_ips.clone(),
-        mtu: node.uplink().mtu,
-    };
-    let network = Arc::new(VethPodNetwork::open(network, Arc::new(dataplane.clone()))?);
-    let references = Arc::new(ApiReferences::new(client.clone()));
-    let (channels, manager) =
-        Manager::start(pod_config(&args, &record, &facts), network, references)
-            .await
-            .context("start the node's pods")?;
-    let adoption = manager.adoption();
-    tracing::info!(
-        containers = adoption.containers,
-        "adopted {} containers in {} ms",
-        adoption.containers,
-        adoption.elapsed.as_millis()
-    );
-
-    let follower = start_follower(&args, identity, dataplane.clone()).await?;
+    let node = prepare(args, object).await?;
+    let (channels, manager) = start_pods(&node).await?;
+    let follower = start_follower(&node).await?;
     let saver = follower.store().keep_saving(follower.tables());
     let answers = NodeAnswers {
-        record,
-        dataplane: dataplane.clone(),
+        record: node.record.clone(),
+        dataplane: node.dataplane.clone(),
         routes: follower.status(),
         manager: Arc::new(manager),
-        xdp,
+        xdp: node.xdp,
     };
-    let admin = AdminServer::bind(&args.state_dir)?;
-
+    let admin = AdminServer::bind(&node.args.state_dir)?;
     let mut tasks = JoinSet::new();
-    let recorder = Recorder::start(client.clone(), args.node_name.clone());
-    let (reporter, reporter_inputs) = mpsc::channel(REPORTER_DEPTH);
-    tasks.spawn(Reporter::new(client.clone()).run(reporter_inputs));
-    tasks.spawn(reports::pass_on(
-        channels.reports,
-        dataplane.clone(),
-        args.node_ips.clone(),
-        reporter.clone(),
-        recorder.clone(),
-    ));
-    tasks.spawn(peers::keep_routes(
-        node,
-        args.node_name.clone(),
-        follower.tables(),
-    ));
-    tasks.spawn(dataplane.keep_sweeping());
     tasks.spawn(admin.run(Arc::new(answers)));
-    tasks.spawn(join_cluster(
-        args.clone(),
-        client,
-        facts,
-        recorder,
-        channels.commands,
-        reporter,
-    ));
+    spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -133,7 +88,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        stopped = &mut following => bail!("{}", stopped?),
+        stopped = &mut following => return Err(stopped?.into()),
         ended = tasks.join_next() => match ended {
             Some(Err(error)) => return Err(error).context("a part of the agent failed"),
             _ => bail!("a part of the agent has ended"),
@@ -148,6 +103,90 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tracing::warn!("the last routing table did not reach the disk in time");
     }
     Ok(())
+}
+
+/// Everything that pods and routes stand on.
+async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<Prepared> {
+    let record = AgentRecord::of(&args);
+    record.save(&args.state_dir)?;
+    let network = NodeNetwork::open(&args.uplink)
+        .await
+        .context("set up the node's network")?;
+    let facts = facts(&args)?;
+    let identity = identity_or_join(&args.state_dir, &args.server, &args.node_name, || {
+        read_token(&args)
+    })
+    .await?;
+    let client = cluster::client(&args.server, &args.state_dir)?;
+    let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
+    network.claim_pod_cidrs(&pod_cidrs).await?;
+    let (dataplane, xdp) = open_dataplane(&args, &record, object).await?;
+    Ok(Prepared {
+        args,
+        record,
+        facts,
+        identity,
+        client,
+        network,
+        pod_cidrs,
+        dataplane,
+        xdp,
+    })
+}
+
+async fn start_pods(node: &Prepared) -> anyhow::Result<(PodChannels, Manager)> {
+    let config = PodNetworkConfig {
+        state_dir: node.args.state_dir.clone(),
+        pod_cidrs: node.pod_cidrs.clone(),
+        node_addresses: node.args.node_ips.clone(),
+        mtu: node.network.uplink().mtu,
+    };
+    let network = VethPodNetwork::open(config, Arc::new(node.dataplane.clone()))?;
+    let references = ApiReferences::new(node.client.clone());
+    let config = pod_config(&node.args, &node.record, &node.facts);
+    let (channels, manager) = Manager::start(config, Arc::new(network), Arc::new(references))
+        .await
+        .context("start the node's pods")?;
+    let adoption = manager.adoption();
+    tracing::info!(
+        "adopted {} containers in {} ms",
+        adoption.containers,
+        adoption.elapsed.as_millis()
+    );
+    Ok((channels, manager))
+}
+
+/// The parts that run side by side for as long as the agent does.
+fn spawn_parts(
+    tasks: &mut JoinSet<()>,
+    node: Prepared,
+    channels: PodChannels,
+    tables: watch::Receiver<Arc<Table>>,
+) {
+    let Prepared { args, client, .. } = node;
+    let recorder = Recorder::start(client.clone(), args.node_name.clone());
+    let (reporter, reporter_inputs) = mpsc::channel(REPORTER_DEPTH);
+    tasks.spawn(Reporter::new(client.clone()).run(reporter_inputs));
+    tasks.spawn(reports::pass_on(
+        channels.reports,
+        node.dataplane.clone(),
+        args.node_ips.clone(),
+        reporter.clone(),
+        recorder.clone(),
+    ));
+    tasks.spawn(peers::keep_routes(
+        node.network,
+        args.node_name.clone(),
+        tables,
+    ));
+    tasks.spawn(node.dataplane.keep_sweeping());
+    tasks.spawn(follow_pods(
+        client.clone(),
+        args.node_name.clone(),
+        channels.commands,
+        reporter,
+    ));
+    tasks.spawn(keep_alive(args, client, node.facts, recorder));
 }
 
 /// What can be known to be missing before anything is made.
@@ -245,48 +284,30 @@ fn pod_config(args: &RunArgs, record: &AgentRecord, facts: &NodeFacts) -> pod::C
     }
 }
 
-async fn start_follower(
-    args: &RunArgs,
-    identity: crate::join::NodeIdentity,
-    dataplane: DataplaneThread,
-) -> anyhow::Result<Follower> {
+async fn start_follower(node: &Prepared) -> anyhow::Result<Follower> {
+    let args = &node.args;
     let config = FollowConfig {
         server: args.server.clone(),
-        identity,
+        identity: node.identity.clone(),
         here: Here {
             node: args.node_name.clone(),
             zone: args.zone.clone().unwrap_or_default(),
         },
         state_dir: args.state_dir.clone(),
     };
-    let stored = TableStore::new(Path::new(&args.state_dir)).load();
-    Ok(Follower::start(config, dataplane, stored).await?)
+    let stored = TableStore::new(&args.state_dir).load();
+    Ok(Follower::start(config, node.dataplane.clone(), stored).await?)
 }
 
-/// The part that needs a control plane: it waits for one as long as it takes.
-async fn join_cluster(
-    args: RunArgs,
-    client: kube::Client,
-    facts: NodeFacts,
-    recorder: Recorder,
-    commands: mpsc::Sender<pod::PodCommand>,
-    reporter: mpsc::Sender<cluster::ReporterInput>,
-) {
-    let name = args.node_name.clone();
-    let heartbeat = Heartbeat::new(client.clone(), facts.clone(), args.state_dir.clone());
-    let beating = async {
-        let node = cluster::register(&client, &facts).await;
-        record::warn_if_moved(&args.state_dir, &cluster::pod_cidrs(&node));
-        recorder.record(
-            EventSubject::Node(name.clone()),
-            EventSeverity::Normal,
-            "Starting",
-            "Starting portolan-agent.".to_owned(),
-        );
-        heartbeat.run().await;
-    };
-    tokio::join!(
-        beating,
-        cluster::follow_pods(client.clone(), &name, commands, reporter)
+/// Registers the node, however long that takes, and keeps it alive in the cluster's eyes.
+async fn keep_alive(args: RunArgs, client: kube::Client, facts: NodeFacts, recorder: Recorder) {
+    let node = cluster::register(&client, &facts).await;
+    record::warn_if_moved(&args.state_dir, &cluster::pod_cidrs(&node));
+    recorder.record(
+        EventSubject::Node(args.node_name.clone()),
+        EventSeverity::Normal,
+        "Starting",
+        "Starting portolan-agent.".to_owned(),
     );
+    Heartbeat::new(client, facts, args.state_dir).run().await;
 }
