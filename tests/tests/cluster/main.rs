@@ -1,0 +1,154 @@
+//! End-to-end tests: real kubectl, real containers, real packets, on clusters that `cargo xtask up` starts.
+//!
+//! They run in this order, one by one: most share a cluster, the last ones replace it and take it away.
+
+#![forbid(unsafe_code)]
+
+mod bad_hosts;
+mod bad_input;
+mod bad_pods;
+mod commands;
+mod life;
+mod recovery;
+mod start_up;
+mod traffic;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use life::Stage;
+
+/// A test: what it shows, and how.
+type Test = (&'static str, fn(&Stage) -> anyhow::Result<()>);
+
+const TESTS: &[Test] = &[
+    (
+        "start_up/up_shows_the_cluster_working",
+        start_up::up_shows_the_cluster_working,
+    ),
+    ("start_up/a_warm_up_is_quick", start_up::a_warm_up_is_quick),
+    (
+        "commands/get_lists_every_kind",
+        commands::get_lists_every_kind,
+    ),
+    (
+        "commands/get_prints_every_format",
+        commands::get_prints_every_format,
+    ),
+    ("commands/get_watches", commands::get_watches),
+    (
+        "commands/describe_tells_a_pods_story",
+        commands::describe_tells_a_pods_story,
+    ),
+    (
+        "commands/apply_creates_changes_and_keeps",
+        commands::apply_creates_changes_and_keeps,
+    ),
+    (
+        "commands/delete_waits_until_a_pod_is_gone",
+        commands::delete_waits_until_a_pod_is_gone,
+    ),
+    (
+        "commands/containers_share_their_pods_network",
+        commands::containers_share_their_pods_network,
+    ),
+    (
+        "bad_input/manifests_get_kubernetes_answers",
+        bad_input::manifests_get_kubernetes_answers,
+    ),
+    (
+        "bad_input/raw_requests_get_kubernetes_answers",
+        bad_input::raw_requests_get_kubernetes_answers,
+    ),
+    (
+        "bad_pods/a_missing_image_is_told",
+        bad_pods::a_missing_image_is_told,
+    ),
+    (
+        "bad_pods/a_missing_command_is_told",
+        bad_pods::a_missing_command_is_told,
+    ),
+    (
+        "bad_pods/a_crashing_container_backs_off",
+        bad_pods::a_crashing_container_backs_off,
+    ),
+    (
+        "bad_hosts/a_wrong_token_is_refused",
+        bad_hosts::a_wrong_token_is_refused,
+    ),
+    (
+        "bad_hosts/an_expired_token_is_refused",
+        bad_hosts::an_expired_token_is_refused,
+    ),
+    (
+        "bad_hosts/a_full_disk_is_told",
+        bad_hosts::a_full_disk_is_told,
+    ),
+    (
+        "bad_hosts/who_is_not_root_is_told",
+        bad_hosts::who_is_not_root_is_told,
+    ),
+    (
+        "traffic/a_pod_reaches_a_service_on_its_own_node",
+        traffic::a_pod_reaches_a_service_on_its_own_node,
+    ),
+    (
+        "traffic/pods_reach_each_other_over_nodes",
+        traffic::pods_reach_each_other_over_nodes,
+    ),
+    (
+        "traffic/outside_reaches_every_nodes_port",
+        traffic::outside_reaches_every_nodes_port,
+    ),
+    (
+        "traffic/no_packet_filter_rule_is_made",
+        traffic::no_packet_filter_rule_is_made,
+    ),
+    (
+        "traffic/dead_pods_hand_over_to_the_other_node",
+        traffic::dead_pods_hand_over_to_the_other_node,
+    ),
+    (
+        "traffic/no_pods_refuse_at_once",
+        traffic::no_pods_refuse_at_once,
+    ),
+    (
+        "recovery/an_agents_death_is_not_noticed",
+        recovery::an_agents_death_is_not_noticed,
+    ),
+    (
+        "recovery/controls_death_loses_nothing",
+        recovery::controls_death_loses_nothing,
+    ),
+    ("life/up_replaces_a_cluster", life::up_replaces_a_cluster),
+    (
+        "recovery/controls_death_loses_nothing_in_etcd",
+        recovery::controls_death_loses_nothing,
+    ),
+    (
+        "life/up_works_after_a_crash_of_up",
+        life::up_works_after_a_crash_of_up,
+    ),
+    ("life/down_leaves_nothing", life::down_leaves_nothing),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share clusters.
+    arguments.test_threads = Some(1);
+    let stage = Arc::new(Stage::default());
+    let trials = TESTS
+        .iter()
+        .map(|(name, test)| {
+            let stage = Arc::clone(&stage);
+            Trial::test(*name, move || {
+                test(&stage).map_err(|error| Failed::from(format!("{error:?}")))
+            })
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Statics and leaked references are never dropped; this takes the last cluster away.
+    drop(stage);
+    conclusion.exit_code()
+}
