@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod pki;
+mod random;
 pub mod store;
