@@ -189,7 +189,7 @@ impl Ring {
             while self.changes.front().map(Change::revision) == Some(oldest) {
                 self.pop();
             }
-            self.start = oldest + 1;
+            self.start = self.start.max(oldest + 1);
         }
     }
 }

@@ -11,11 +11,13 @@ use futures::stream::BoxStream;
 
 pub mod compactor;
 pub mod embedded;
+pub mod etcd;
 mod feed;
 #[cfg(test)]
 mod suite;
 
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 
 /// The largest value that is stored, etcd's default limit of a request: 1.5 MiB.
 pub const VALUE_LIMIT: usize = 3 << 19;

@@ -15,6 +15,7 @@ use super::{
 
 mod crash;
 mod embedded;
+mod etcd;
 mod full;
 mod history;
 mod leases;
