@@ -65,7 +65,9 @@ fn orphans(sources: &Sources) -> Vec<String> {
         let name = module_name(&file.path);
         let declaration = format!("mod {name};");
         let is_declared = sources.rust().any(|parent| {
-            parents.contains(&parent.path)
+            parents
+                .iter()
+                .any(|pattern| is_match(pattern, &parent.path))
                 && parent.text.lines().any(|line| {
                     let line = line.trim();
                     line == declaration
@@ -87,10 +89,7 @@ fn parents(path: &str) -> Option<Vec<String>> {
     let (folder, file) = path.rsplit_once('/')?;
     let is_root = match file {
         "main.rs" | "lib.rs" | "build.rs" => true,
-        // Files of src/bin, tests, benches and examples are crates of their own.
-        _ => ["/src/bin", "/tests", "/benches", "/examples"]
-            .iter()
-            .any(|roots| folder.ends_with(roots)),
+        _ => is_folder_of_roots(folder),
     };
     if is_root {
         return None;
@@ -101,11 +100,33 @@ fn parents(path: &str) -> Option<Vec<String>> {
         folder
     };
     Some(vec![
+        // A folder of crate roots: each of them may have the module.
+        format!("{folder}/*.rs"),
         format!("{folder}/mod.rs"),
         format!("{folder}/main.rs"),
         format!("{folder}/lib.rs"),
         format!("{folder}.rs"),
     ])
+}
+
+/// Whether a path is what a pattern names; "/*.rs" stands for the files of a folder of crate roots.
+fn is_match(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix("/*.rs") {
+        Some(folder) => {
+            is_folder_of_roots(folder)
+                && path
+                    .rsplit_once('/')
+                    .is_some_and(|(parent, _)| parent == folder)
+        }
+        None => pattern == path,
+    }
+}
+
+/// Files of src/bin, tests, benches and examples are crates of their own.
+fn is_folder_of_roots(folder: &str) -> bool {
+    ["/src/bin", "/tests", "/benches", "/examples"]
+        .iter()
+        .any(|roots| folder.ends_with(roots))
 }
 
 fn module_name(path: &str) -> &str {
@@ -187,7 +208,8 @@ mod tests {
             ("agent/src/pod/status.rs", "//! C.\n"),
             ("agent/src/image.rs", "//! D.\nmod layer;\n"),
             ("agent/src/image/layer.rs", "//! E.\n"),
-            ("agent/tests/alone.rs", "//! F.\n"),
+            ("agent/tests/alone.rs", "//! F.\nmod world;\n"),
+            ("agent/tests/world/mod.rs", "//! G.\n"),
         ]);
         assert_eq!(check(&tree), Vec::<String>::new());
     }
