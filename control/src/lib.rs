@@ -5,4 +5,5 @@
 pub mod api;
 pub mod pki;
 mod random;
+pub mod resource;
 pub mod store;

@@ -7,7 +7,21 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
+pub mod admission;
+mod authorize;
+mod cache;
+mod delete;
+pub mod engine;
+mod history;
+pub mod meta;
+pub mod namespaces;
+pub mod patch;
+mod read;
+pub mod selector;
 pub mod status;
+mod subresource;
+mod watch;
+mod write;
 
 pub use status::Status;
 
@@ -20,6 +34,22 @@ pub struct ResourceId {
     pub version: &'static str,
     /// "pods".
     pub plural: &'static str,
+}
+
+impl ResourceId {
+    /// "deployments.apps" or, in the core group, "pods"; as messages name it.
+    pub fn qualified(&self) -> String {
+        status::qualified(self.plural, self.group)
+    }
+
+    /// "v1" or "apps/v1", as objects name it.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
 }
 
 /// Who asks. In-process callers use [`Caller::system`].
@@ -76,6 +106,12 @@ pub struct ListOptions {
     pub continue_token: Option<String>,
     /// A list: exactly or at least this version. A watch: what comes after it.
     pub resource_version: Option<String>,
+    /// A list: "Exact" or "`NotOlderThan`" (the default).
+    pub resource_version_match: Option<String>,
+    /// A watch: also yield bookmarks now and then.
+    pub allow_bookmarks: bool,
+    /// A watch: begin with the objects that there are, then a bookmark, also where a version is given.
+    pub send_initial_events: bool,
 }
 
 /// How to write.
@@ -87,6 +123,8 @@ pub struct WriteOptions {
     pub field_validation: Option<String>,
     /// Who owns the fields written.
     pub field_manager: Option<String>,
+    /// What the reader of the body found: `duplicate field "spec.replicas"`.
+    pub duplicate_fields: Vec<String>,
 }
 
 /// How to delete.

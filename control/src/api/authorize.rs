@@ -1,0 +1,222 @@
+//! Authorization: who may do what. Administrators may all; a node's agent may what its own pods need; everybody else
+//! may nothing but what needs no credentials (health, version).
+
+use serde_json::Value;
+
+use super::engine::Engine;
+use super::meta;
+use super::watch::Scope;
+use super::{Caller, ObjectKey, Status};
+use crate::resource::rows::{
+    CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+};
+use crate::resource::{Resource, Verb};
+
+/// The group that may all.
+const ADMINISTRATORS: &str = "system:masters";
+/// The group of nodes' agents.
+const NODES_GROUP: &str = "system:nodes";
+/// What a node's user name begins with.
+const NODE_USER: &str = "system:node:";
+/// Where nodes' leases are.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+impl Caller {
+    /// Whether it may all.
+    pub fn is_administrator(&self) -> bool {
+        self.groups.iter().any(|group| group == ADMINISTRATORS)
+    }
+
+    /// The name of the node whose agent it is.
+    pub fn node(&self) -> Option<&str> {
+        let member = self.groups.iter().any(|group| group == NODES_GROUP);
+        self.user.strip_prefix(NODE_USER).filter(|_| member)
+    }
+}
+
+/// A request, as far as authorization looks at it.
+struct Request<'a> {
+    row: &'a Resource,
+    verb: Verb,
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+    subresource: Option<&'a str>,
+}
+
+impl Engine {
+    /// Refuses what a caller may not do.
+    pub(super) fn authorize(
+        &self,
+        caller: &Caller,
+        row: &Resource,
+        verb: Verb,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        subresource: Option<&str>,
+    ) -> Result<(), Status> {
+        if caller.is_administrator() {
+            return Ok(());
+        }
+        let request = Request {
+            row,
+            verb,
+            namespace,
+            name,
+            subresource,
+        };
+        match caller.node() {
+            Some(node) if self.node_may(node, &request) => Ok(()),
+            _ => Err(refused(caller, &request)),
+        }
+    }
+
+    /// Lists and watches that are allowed for what they select: a node's own pods.
+    pub(super) fn permitted_selection(
+        &self,
+        caller: &Caller,
+        row: &Resource,
+        verb: Verb,
+        scope: &Scope,
+        refused: Status,
+    ) -> Result<&std::sync::Arc<Resource>, Status> {
+        let own = caller.node().is_some_and(|node| {
+            scope.selection.fields.value_of("spec.nodeName") == Some(node)
+                && matches!(verb, Verb::List | Verb::Watch)
+        });
+        if row.id == PODS && own {
+            self.row(row.id)
+        } else {
+            Err(refused)
+        }
+    }
+
+    fn node_may(&self, node: &str, request: &Request<'_>) -> bool {
+        use Verb::{Create, Delete, Get, List, Patch, Update, Watch};
+        let verb = request.verb;
+        let own_name = request.name == Some(node);
+        let id = request.row.id;
+        if id == NODES {
+            // A create has no name in its request line; its object is checked on the way (see `check_node_object`).
+            return match verb {
+                Get | List | Watch | Create => request.subresource.is_none(),
+                Patch | Update => own_name,
+                Delete | Verb::DeleteCollection => false,
+            };
+        }
+        if id == LEASES {
+            let home = request.namespace == Some(LEASE_NAMESPACE);
+            return home && (verb == Create || (own_name && matches!(verb, Get | Patch | Update)));
+        }
+        if id == EVENTS {
+            return matches!(verb, Create | Patch | Update);
+        }
+        if id == PODS {
+            let status = request.subresource == Some("status") && matches!(verb, Patch | Update);
+            let whole = request.subresource.is_none() && matches!(verb, Get | Delete);
+            return (status || whole) && self.runs_on(request, node);
+        }
+        if id == SERVICES || id == ENDPOINT_SLICES {
+            return matches!(verb, Get | List | Watch);
+        }
+        if id == SECRETS || id == CONFIG_MAPS || id == SERVICE_ACCOUNTS {
+            return verb == Get && self.a_pod_needs(node, request);
+        }
+        false
+    }
+
+    fn runs_on(&self, request: &Request<'_>, node: &str) -> bool {
+        let Some(name) = request.name else {
+            return false;
+        };
+        let key = ObjectKey {
+            namespace: request.namespace.map(str::to_owned),
+            name: name.to_owned(),
+        };
+        // A pod that is gone is nobody's: the agent is told that it is not found.
+        self.cached(request.row, &key)
+            .is_none_or(|pod| meta::text(&pod.value, &["spec", "nodeName"]) == node)
+    }
+
+    /// Whether a pod on the node refers to the secret, config map or service account.
+    fn a_pod_needs(&self, node: &str, request: &Request<'_>) -> bool {
+        let (Some(namespace), Some(name), Some(pods)) =
+            (request.namespace, request.name, self.cache.kind(PODS))
+        else {
+            return false;
+        };
+        let plural = request.row.id.plural;
+        pods.snapshot(&format!("{namespace}/"))
+            .items
+            .iter()
+            .filter(|(_, pod)| meta::text(&pod.value, &["spec", "nodeName"]) == node)
+            .any(|(_, pod)| refers_to(&pod.value["spec"], plural, name))
+    }
+
+    /// A node's agent makes only its own Node and Lease.
+    pub(super) fn check_node_object(
+        caller: &Caller,
+        row: &Resource,
+        object: &Value,
+    ) -> Result<(), Status> {
+        let Some(node) = caller.node().filter(|_| !caller.is_administrator()) else {
+            return Ok(());
+        };
+        let name = meta::name(object);
+        if (row.id == NODES || row.id == LEASES) && name != node {
+            return Err(Status::forbidden(
+                row.id,
+                name,
+                &format!("node {node:?} is not allowed to create {} {name:?}", row.singular),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a pod's spec names an object of a kind anywhere that pods can.
+fn refers_to(spec: &Value, plural: &str, name: &str) -> bool {
+    let fields: &[&str] = match plural {
+        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
+        "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
+        _ => &["serviceAccountName"],
+    };
+    match spec {
+        Value::Object(entries) => entries.iter().any(|(field, value)| {
+            let named = fields.contains(&field.as_str()) && names(value, name);
+            named || refers_to(value, plural, name)
+        }),
+        Value::Array(items) => items.iter().any(|item| refers_to(item, plural, name)),
+        _ => false,
+    }
+}
+
+fn names(value: &Value, name: &str) -> bool {
+    match value {
+        Value::String(text) => text == name,
+        Value::Object(reference) => reference.get("name").is_some_and(|found| found == name),
+        Value::Array(items) => items.iter().any(|item| names(item, name)),
+        _ => false,
+    }
+}
+
+fn refused(caller: &Caller, request: &Request<'_>) -> Status {
+    let id = request.row.id;
+    let resource = match request.subresource {
+        Some(subresource) => format!("{}/{subresource}", id.plural),
+        None => id.plural.to_owned(),
+    };
+    let place = match request.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
+    Status::forbidden(
+        id,
+        request.name.unwrap_or(""),
+        &format!(
+            "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
+            caller.user,
+            request.verb.name(),
+            id.group
+        ),
+    )
+}

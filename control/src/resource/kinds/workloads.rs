@@ -1,0 +1,245 @@
+//! Deployments and replica sets.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::super::metadata;
+use super::super::{Behaviour, Column, Faults, Path, columns};
+use super::{fill, map_mut, pod_defaults, pod_rules};
+use crate::api::meta;
+use crate::api::selector::LabelSelector;
+
+/// What deployments do.
+pub struct Deployments;
+/// What replica sets do.
+pub struct ReplicaSets;
+
+impl Behaviour for Deployments {
+    fn default(&self, object: &mut Value) {
+        let spec = meta::child_mut(object, "spec");
+        fill(spec, "replicas", 1);
+        fill(spec, "revisionHistoryLimit", 10);
+        fill(spec, "progressDeadlineSeconds", 600);
+        fill(spec, "strategy", json!({}));
+        if let Some(strategy) = map_mut(spec, "strategy") {
+            fill(strategy, "type", "RollingUpdate");
+            if strategy["type"] == "RollingUpdate" {
+                fill(strategy, "rollingUpdate", json!({}));
+                if let Some(rolling) = map_mut(strategy, "rollingUpdate") {
+                    fill(rolling, "maxSurge", "25%");
+                    fill(rolling, "maxUnavailable", "25%");
+                }
+            }
+        }
+        template(spec);
+    }
+
+    fn validate(&self, object: &Value, faults: &mut Faults) {
+        workload(object, "deployment", faults);
+        metadata::not_negative(object, &["spec", "revisionHistoryLimit"], faults);
+        strategy(&object["spec"]["strategy"], &Path::new("spec.strategy"), faults);
+        let deadline = meta::number(object, &["spec", "progressDeadlineSeconds"]);
+        let ready = meta::number(object, &["spec", "minReadySeconds"]).unwrap_or(0);
+        metadata::not_negative(object, &["spec", "progressDeadlineSeconds"], faults);
+        if let Some(deadline) = deadline.filter(|deadline| *deadline <= ready) {
+            faults.invalid(
+                &Path::new("spec.progressDeadlineSeconds"),
+                &Value::from(deadline),
+                "must be greater than minReadySeconds",
+            );
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, faults: &mut Faults) {
+        metadata::immutable(object, old, &["spec", "selector"], faults);
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::workloads::DEPLOYMENTS
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::workloads::deployment(object, now)
+    }
+}
+
+impl Behaviour for ReplicaSets {
+    fn default(&self, object: &mut Value) {
+        let spec = meta::child_mut(object, "spec");
+        fill(spec, "replicas", 1);
+        template(spec);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object["status"] = json!({"replicas": 0});
+    }
+
+    fn validate(&self, object: &Value, faults: &mut Faults) {
+        workload(object, "replicaset", faults);
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, faults: &mut Faults) {
+        metadata::immutable(object, old, &["spec", "selector"], faults);
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::workloads::REPLICA_SETS
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::workloads::replica_set(object, now)
+    }
+}
+
+fn template(spec: &mut Map<String, Value>) {
+    if let Some(template) = map_mut(spec, "template") {
+        fill(template, "metadata", json!({}));
+        let pod = template
+            .entry("spec")
+            .or_insert_with(|| json!({}))
+            .as_object_mut();
+        if let Some(pod) = pod {
+            pod_defaults::spec(pod);
+        }
+    }
+}
+
+/// What all workloads with a selector and a template share.
+fn workload(object: &Value, noun: &str, faults: &mut Faults) {
+    let path = Path::new("spec");
+    let spec = &object["spec"];
+    metadata::not_negative(object, &["spec", "replicas"], faults);
+    metadata::not_negative(object, &["spec", "minReadySeconds"], faults);
+    let selector = spec.get("selector");
+    let selector_path = path.child("selector");
+    match selector {
+        None => faults.required(&selector_path, ""),
+        Some(selector) => {
+            label_selector(selector, &selector_path, faults);
+            if LabelSelector::from_spec(selector).is_empty() {
+                let why = format!("empty selector is invalid for {noun}");
+                faults.invalid(&selector_path, selector, &why);
+            }
+        }
+    }
+    let template_path = path.child("template");
+    let Some(template) = spec.get("template") else {
+        faults.required(&template_path, "");
+        return;
+    };
+    let labels = meta::at(template, &["metadata", "labels"]);
+    let labels_path = template_path.child("metadata").child("labels");
+    if let Some(selector) = selector {
+        let selector = LabelSelector::from_spec(selector);
+        if !selector.is_empty() && !selector.matches_labels(labels) {
+            let none = Value::Null;
+            faults.invalid(
+                &labels_path,
+                labels.unwrap_or(&none),
+                "`selector` does not match template `labels`",
+            );
+        }
+    }
+    metadata::labels(labels, &template_path.child("labels"), faults);
+    let empty = json!({});
+    let pod = template.get("spec").unwrap_or(&empty);
+    pod_rules::spec(pod, &template_path.child("spec"), faults);
+    let policy = meta::text(pod, &["restartPolicy"]);
+    if matches!(policy, "Never" | "OnFailure") {
+        let place = template_path.child("spec").child("restartPolicy");
+        faults.unsupported(&place, policy, &["Always"]);
+    }
+}
+
+/// What is wrong with a label selector of a spec.
+fn label_selector(selector: &Value, path: &Path, faults: &mut Faults) {
+    metadata::labels(selector.get("matchLabels"), &path.child("matchLabels"), faults);
+    for (at, expression) in meta::list(selector, &["matchExpressions"]).iter().enumerate() {
+        let path = path.child("matchExpressions").index(at);
+        let values = meta::list(expression, &["values"]);
+        match meta::text(expression, &["operator"]) {
+            "In" | "NotIn" if values.is_empty() => faults.required(
+                &path.child("values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            ),
+            "Exists" | "DoesNotExist" if !values.is_empty() => faults.forbidden(
+                &path.child("values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => faults.invalid_text(
+                &path.child("operator"),
+                other,
+                "not a valid selector operator",
+            ),
+        }
+        let key = meta::text(expression, &["key"]);
+        let found = super::super::names::qualified_name(key);
+        faults.invalid_each(&path.child("key"), key, &found);
+    }
+}
+
+fn strategy(strategy: &Value, path: &Path, faults: &mut Faults) {
+    match meta::text(strategy, &["type"]) {
+        "Recreate" => {
+            if strategy.get("rollingUpdate").is_some() {
+                faults.forbidden(
+                    &path.child("rollingUpdate"),
+                    "may not be specified when strategy `type` is 'Recreate'",
+                );
+            }
+        }
+        "RollingUpdate" => {
+            let path = path.child("rollingUpdate");
+            let rolling = &strategy["rollingUpdate"];
+            let surge = share(rolling, "maxSurge", &path, faults);
+            let unavailable = share(rolling, "maxUnavailable", &path, faults);
+            if surge == Some(0) && unavailable == Some(0) {
+                faults.invalid(
+                    &path.child("maxUnavailable"),
+                    &rolling["maxUnavailable"],
+                    "may not be 0 when `maxSurge` is 0",
+                );
+            }
+            let percentage = rolling["maxUnavailable"].is_string();
+            if percentage && unavailable.is_some_and(|percent| percent > 100) {
+                faults.invalid(
+                    &path.child("maxUnavailable"),
+                    &rolling["maxUnavailable"],
+                    "must not be greater than 100%",
+                );
+            }
+        }
+        other => faults.unsupported(&path.child("type"), other, &["Recreate", "RollingUpdate"]),
+    }
+}
+
+/// A count or percentage; its number, where it is one.
+fn share(rolling: &Value, field: &str, path: &Path, faults: &mut Faults) -> Option<i64> {
+    let path = path.child(field);
+    match rolling.get(field)? {
+        Value::String(text) => {
+            let percent = text
+                .strip_suffix('%')
+                .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|digits| digits.parse().ok());
+            if percent.is_none() {
+                faults.invalid_text(
+                    &path,
+                    text,
+                    "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', \
+                     regex used for validation is '[0-9]+%')",
+                );
+            }
+            percent
+        }
+        number => {
+            let count = number.as_i64();
+            if count.is_some_and(|count| count < 0) {
+                faults.invalid(&path, number, metadata::NOT_NEGATIVE);
+            }
+            count
+        }
+    }
+}
+

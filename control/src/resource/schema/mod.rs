@@ -1,0 +1,251 @@
+//! What the objects look like: the definitions of `k8s-openapi`, kept once as the OpenAPI document's components and once
+//! compiled into small trees that decoding, field validation and strategic merge patches walk.
+
+use std::collections::{BTreeMap, HashMap};
+
+use k8s_openapi::schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+mod decode;
+mod merge_keys;
+
+pub use decode::{Decoded, decode};
+pub use merge_keys::Merge;
+
+/// The prefix of a reference to a component.
+const COMPONENTS: &str = "#/components/schemas/";
+
+/// What a value may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// Anything at all.
+    Any,
+    /// A text.
+    Text,
+    /// Base64.
+    Bytes,
+    /// A time in RFC 3339, to the second or to the microsecond.
+    Time {
+        /// Whether fractions of a second are kept.
+        micro: bool,
+    },
+    /// A whole number of at most so many bits.
+    Integer {
+        /// 32 or 64.
+        bits: u8,
+    },
+    /// Any number.
+    Number,
+    /// true or false.
+    Boolean,
+    /// A whole number or a text.
+    IntOrString,
+    /// A [`super::quantity::Quantity`].
+    Quantity,
+    /// A type of the set, by its index.
+    Object(usize),
+    /// Any keys, each value alike.
+    Map(Box<Node>),
+    /// A list, each element alike.
+    List(Box<Node>),
+}
+
+/// A field of a type.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// What it holds.
+    pub node: Node,
+    /// How a strategic merge patch treats it.
+    pub merge: Merge,
+}
+
+/// A type with named fields.
+#[derive(Clone, Debug)]
+pub struct Type {
+    /// Kubernetes' name of the Go type: "v1.PodSpec".
+    pub go_name: String,
+    /// Its fields by their JSON names.
+    pub fields: BTreeMap<String, Field>,
+}
+
+impl Type {
+    /// The Go type's name without its package: "`PodSpec`".
+    pub fn short_name(&self) -> &str {
+        self.go_name
+            .rsplit('.')
+            .next()
+            .unwrap_or(self.go_name.as_str())
+    }
+}
+
+/// The types that a table of resources needs.
+#[derive(Debug)]
+pub struct Set {
+    types: Vec<Type>,
+    by_name: HashMap<String, usize>,
+    /// The OpenAPI components, by name.
+    definitions: Map<String, Value>,
+}
+
+impl Set {
+    /// A type by its index.
+    pub fn get(&self, index: usize) -> &Type {
+        &self.types[index]
+    }
+
+    /// A type's index by its definition name ("io.k8s.api.core.v1.Pod").
+    pub fn index(&self, definition: &str) -> Option<usize> {
+        self.by_name.get(definition).copied()
+    }
+
+    /// The OpenAPI components, by name.
+    pub fn definitions(&self) -> &Map<String, Value> {
+        &self.definitions
+    }
+}
+
+/// Collects types from `k8s-openapi`.
+pub struct Builder(SchemaGenerator);
+
+impl Default for Builder {
+    fn default() -> Self {
+        let mut settings = SchemaSettings::openapi3();
+        settings.meta_schema = None;
+        Self(settings.into_generator())
+    }
+}
+
+impl Builder {
+    /// Adds a type with all that it refers to; returns its definition name.
+    pub fn add<T: JsonSchema>(&mut self) -> String {
+        self.0.subschema_for::<T>();
+        T::schema_name().into_owned()
+    }
+
+    /// Compiles what was added.
+    pub fn build(mut self) -> Set {
+        let mut definitions = self.0.take_definitions(true);
+        for (name, definition) in &mut definitions {
+            annotate(short(name), definition);
+        }
+        let mut by_name = HashMap::new();
+        for (name, definition) in &definitions {
+            if definition.get("properties").is_some() {
+                by_name.insert(name.clone(), by_name.len());
+            }
+        }
+        let mut types = vec![None; by_name.len()];
+        for (name, definition) in &definitions {
+            if let Some(&index) = by_name.get(name) {
+                types[index] = Some(compile_type(name, definition, &definitions, &by_name));
+            }
+        }
+        Set {
+            types: types.into_iter().flatten().collect(),
+            by_name,
+            definitions,
+        }
+    }
+}
+
+fn short(definition: &str) -> &str {
+    definition.rsplit('.').next().unwrap_or(definition)
+}
+
+/// Puts Kubernetes' patch extensions in, and takes out "required: metadata", which Kubernetes does not have.
+fn annotate(type_name: &str, definition: &mut Value) {
+    if let Some(Value::Array(required)) = definition.get_mut("required") {
+        required.retain(|name| name != "metadata");
+        if required.is_empty()
+            && let Some(fields) = definition.as_object_mut()
+        {
+            fields.remove("required");
+        }
+    }
+    let Some(Value::Object(properties)) = definition.get_mut("properties") else {
+        return;
+    };
+    for (name, property) in properties {
+        let merge = merge_keys::merge_of(type_name, name);
+        if let Some(strategy) = merge.strategy() {
+            property["x-kubernetes-patch-strategy"] = json!(strategy);
+        }
+        if let Some(key) = merge.key() {
+            property["x-kubernetes-patch-merge-key"] = json!(key);
+            property["x-kubernetes-list-type"] = json!("map");
+            property["x-kubernetes-list-map-keys"] = json!([key]);
+        }
+    }
+}
+
+fn compile_type(
+    name: &str,
+    definition: &Value,
+    definitions: &Map<String, Value>,
+    by_name: &HashMap<String, usize>,
+) -> Type {
+    let mut fields = BTreeMap::new();
+    if let Some(Value::Object(properties)) = definition.get("properties") {
+        for (field, property) in properties {
+            fields.insert(
+                field.clone(),
+                Field {
+                    node: compile(property, definitions, by_name),
+                    merge: merge_keys::merge_of(short(name), field),
+                },
+            );
+        }
+    }
+    let mut parts = name.rsplit('.');
+    let (type_name, package) = (parts.next().unwrap_or(name), parts.next().unwrap_or(""));
+    Type {
+        go_name: format!("{package}.{type_name}"),
+        fields,
+    }
+}
+
+/// The component that a schema refers to, bare or in an `allOf` beside a description.
+fn reference(schema: &Value) -> Option<&str> {
+    let bare = schema.get("$ref");
+    let wrapped = || schema.get("allOf")?.get(0)?.get("$ref");
+    bare.or_else(wrapped)?.as_str()?.strip_prefix(COMPONENTS)
+}
+
+fn compile(
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    by_name: &HashMap<String, usize>,
+) -> Node {
+    if let Some(name) = reference(schema) {
+        return match (by_name.get(name), short(name)) {
+            (Some(&index), _) => Node::Object(index),
+            (None, "Quantity") => Node::Quantity,
+            (None, "IntOrString") => Node::IntOrString,
+            (None, "Time") => Node::Time { micro: false },
+            (None, "MicroTime") => Node::Time { micro: true },
+            (None, _) => definitions
+                .get(name)
+                .map_or(Node::Any, |found| compile(found, definitions, by_name)),
+        };
+    }
+    let text = |key: &str| schema.get(key).and_then(Value::as_str);
+    match (text("type"), text("format")) {
+        (Some("string"), Some("byte")) => Node::Bytes,
+        (Some("string"), _) => Node::Text,
+        (Some("integer"), Some("int32")) => Node::Integer { bits: 32 },
+        (Some("integer"), _) => Node::Integer { bits: 64 },
+        (Some("number"), _) => Node::Number,
+        (Some("boolean"), _) => Node::Boolean,
+        (Some("array"), _) => {
+            let item = schema.get("items").unwrap_or(&Value::Null);
+            Node::List(Box::new(compile(item, definitions, by_name)))
+        }
+        (Some("object"), _) => match schema.get("additionalProperties") {
+            Some(value @ Value::Object(_)) => {
+                Node::Map(Box::new(compile(value, definitions, by_name)))
+            }
+            _ => Node::Any,
+        },
+        _ => Node::Any,
+    }
+}
