@@ -166,7 +166,10 @@ impl Engine {
             return Err(Status::forbidden(
                 row.id,
                 name,
-                &format!("node {node:?} is not allowed to create {} {name:?}", row.singular),
+                &format!(
+                    "node {node:?} is not allowed to create {} {name:?}",
+                    row.singular
+                ),
             ));
         }
         Ok(())
@@ -176,7 +179,13 @@ impl Engine {
 /// Whether a pod's spec names an object of a kind anywhere that pods can.
 fn refers_to(spec: &Value, plural: &str, name: &str) -> bool {
     let fields: &[&str] = match plural {
-        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
+        "secrets" => &[
+            "secretName",
+            "secretRef",
+            "secretKeyRef",
+            "secret",
+            "imagePullSecrets",
+        ],
         "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
         _ => &["serviceAccountName"],
     };

@@ -156,9 +156,7 @@ impl Shared {
 
     fn apply(&self, change: Change) -> Revision {
         let (key, value, revision) = match change {
-            Change::Put { current, .. } => {
-                (current.key, Some(current.value), current.mod_revision)
-            }
+            Change::Put { current, .. } => (current.key, Some(current.value), current.mod_revision),
             Change::Delete { key, revision, .. } => (key, None, revision),
         };
         if let Some((prefix, name)) = text(&key).and_then(split_key)
@@ -203,7 +201,9 @@ async fn feed(shared: Arc<Shared>) {
         match shared.follow().await {
             Ok(()) => tracing::warn!("the store's watch ended; watching again"),
             Err(store::Error::Compacted { .. }) => {
-                tracing::warn!("the store has compacted what the cache missed; reading everything anew");
+                tracing::warn!(
+                    "the store has compacted what the cache missed; reading everything anew"
+                );
                 if let Err(error) = shared.load().await {
                     tracing::warn!(%error, "the cache can't be filled; trying again");
                 }

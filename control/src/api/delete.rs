@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::admission::{Operation, Review};
 use super::engine::Engine;
 use super::history::Stored;
-use super::write::{Replaced, encode, parse};
+use super::object::{encode, parse};
+use super::write::Replaced;
 use super::{Caller, DeleteOptions, ListOptions, ObjectKey, ResourceId, Status, meta};
 use crate::resource::{Resource, Verb};
 use crate::store::{Guard, KeyValue, Written};
@@ -178,7 +179,10 @@ fn check_preconditions(
     options: &DeleteOptions,
 ) -> Result<(), Status> {
     let differs = |asked: &Option<String>, actual: &str| {
-        asked.as_deref().filter(|asked| *asked != actual).map(str::to_owned)
+        asked
+            .as_deref()
+            .filter(|asked| *asked != actual)
+            .map(str::to_owned)
     };
     let uid = meta::uid(current);
     if let Some(asked) = differs(&options.uid, uid) {

@@ -87,7 +87,11 @@ impl Engine {
         let row = self.row(id)?;
         let verbs = match subresource {
             None => row.verbs,
-            Some(name) => row.subresource(name).ok_or_else(Status::no_such_path)?.verbs,
+            Some(name) => {
+                row.subresource(name)
+                    .ok_or_else(Status::no_such_path)?
+                    .verbs
+            }
         };
         // Callers inside the process update what HTTP posts to (binding).
         let posted = verb == Verb::Update && verbs.contains(&Verb::Create) && subresource.is_some();

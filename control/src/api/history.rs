@@ -18,7 +18,7 @@ const HISTORY_LIMIT: usize = 4096;
 /// How many changes are kept however old they are.
 const HISTORY_FLOOR: usize = 256;
 /// How long changes beyond the floor are kept.
-const HISTORY_AGE: Duration = Duration::from_secs(300);
+const HISTORY_AGE: Duration = Duration::from_mins(5);
 
 /// An object as it was stored at a revision, with its resourceVersion filled in.
 #[derive(Debug)]
@@ -189,14 +189,6 @@ impl Kind {
         }
     }
 
-    /// Whether there is no object under a prefix.
-    pub fn is_empty(&self, prefix: &str) -> bool {
-        let inner = self.lock();
-        let from = (Bound::Included(prefix.to_owned()), Bound::Unbounded);
-        let first = inner.objects.range(from).next();
-        !first.is_some_and(|(key, _)| key.starts_with(prefix))
-    }
-
     /// About `limit` changes after a position, all of a revision together, and up to where nothing is missing.
     pub fn since(
         &self,
@@ -213,7 +205,11 @@ impl Kind {
         let mut changes: Vec<Arc<Change>> = Vec::new();
         for change in inner.history.range(start..) {
             let full = changes.len() >= limit;
-            if full && changes.last().is_some_and(|last| last.revision != change.revision) {
+            if full
+                && changes
+                    .last()
+                    .is_some_and(|last| last.revision != change.revision)
+            {
                 break;
             }
             changes.push(change.clone());
@@ -222,7 +218,11 @@ impl Kind {
         let last = changes.last().map_or(position, |change| change.revision);
         // A revision is complete once `advance` has passed it; until then its later changes may still be coming.
         changes.retain(|change| change.revision <= inner.seen);
-        let position = if complete { inner.seen } else { last.min(inner.seen) };
+        let position = if complete {
+            inner.seen
+        } else {
+            last.min(inner.seen)
+        };
         Ok((changes, position))
     }
 }
@@ -272,7 +272,10 @@ mod tests {
             kind.advance(revision);
         }
         assert!(kind.since(13, 1).is_err());
-        assert_eq!(kind.since(5013, 9).map(|(changes, at)| (changes.len(), at)), Ok((0, 5013)).map_err(Forgotten));
+        assert_eq!(
+            kind.since(5013, 9).map(|(changes, at)| (changes.len(), at)),
+            Ok((0, 5013)).map_err(Forgotten)
+        );
     }
 
     #[test]
@@ -285,6 +288,5 @@ mod tests {
         let gone = changes[0].gone().expect("it was there");
         assert_eq!(meta::resource_version(&gone.value), "4");
         assert!(kind.get("x").is_none());
-        assert!(kind.is_empty(""));
     }
 }

@@ -15,6 +15,7 @@ pub mod engine;
 mod history;
 pub mod meta;
 pub mod namespaces;
+mod object;
 pub mod patch;
 mod read;
 pub mod selector;
@@ -246,3 +247,6 @@ pub trait Api: Send + Sync + 'static {
         options: &DeleteOptions,
     ) -> Result<Value, Status>;
 }
+
+#[cfg(test)]
+mod tests;

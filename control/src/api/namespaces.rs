@@ -115,7 +115,14 @@ impl Engine {
         meta::set_metadata(&mut finalized, "resourceVersion", None);
         let key = meta::key(namespace);
         let result = self
-            .update(caller, NAMESPACES, &key, Some("finalize"), finalized, &options)
+            .update(
+                caller,
+                NAMESPACES,
+                &key,
+                Some("finalize"),
+                finalized,
+                &options,
+            )
             .await;
         match result {
             Err(status) if !status.is_not_found() => Err(status),

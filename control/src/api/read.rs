@@ -85,11 +85,14 @@ enum Wanted {
 }
 
 fn revision_of(text: &str) -> Result<Revision, Status> {
-    text.parse().ok().filter(|revision| *revision >= 0).ok_or_else(|| {
-        Status::bad_request(format!(
-            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
-    })
+    text.parse()
+        .ok()
+        .filter(|revision| *revision >= 0)
+        .ok_or_else(|| {
+            Status::bad_request(format!(
+                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
+        })
 }
 
 fn wanted(options: &ListOptions) -> Result<Wanted, Status> {
@@ -152,8 +155,14 @@ impl Engine {
         let row = self.row(resource)?.clone();
         let scope = Self::scope(&row, namespace, options)?;
         let name = scope.selection.fields.name().map(str::to_owned);
-        self.permitted(caller, resource, Verb::List, (namespace, name.as_deref()), None)
-            .or_else(|refused| self.permitted_selection(caller, &row, Verb::List, &scope, refused))?;
+        self.permitted(
+            caller,
+            resource,
+            Verb::List,
+            (namespace, name.as_deref()),
+            None,
+        )
+        .or_else(|refused| self.permitted_selection(caller, &row, Verb::List, &scope, refused))?;
         let limit = options.limit.filter(|limit| *limit > 0);
         if let Some(token) = options.continue_token.as_deref().filter(|t| !t.is_empty()) {
             let token = Token::read(token)?;
@@ -191,7 +200,11 @@ impl Engine {
         };
         let mut items: Vec<Arc<Stored>> = Vec::new();
         loop {
-            let range = self.store.range(query.clone()).await.map_err(continue_expired)?;
+            let range = self
+                .store
+                .range(query.clone())
+                .await
+                .map_err(continue_expired)?;
             let mut last = None;
             let mut left = range.remaining + range.items.len() as u64;
             for item in range.items {
@@ -241,12 +254,17 @@ impl Engine {
         let row = self.row(resource)?.clone();
         let scope = Self::scope(&row, namespace, options)?;
         let name = scope.selection.fields.name().map(str::to_owned);
-        self.permitted(caller, resource, Verb::Watch, (namespace, name.as_deref()), None)
-            .or_else(|refused| self.permitted_selection(caller, &row, Verb::Watch, &scope, refused))?;
+        self.permitted(
+            caller,
+            resource,
+            Verb::Watch,
+            (namespace, name.as_deref()),
+            None,
+        )
+        .or_else(|refused| self.permitted_selection(caller, &row, Verb::Watch, &scope, refused))?;
         let kind = self.kind(&row)?.clone();
         let wanted = wanted(options)?;
-        let initial = options.send_initial_events
-            || matches!(wanted, Wanted::Newest | Wanted::Any);
+        let initial = options.send_initial_events || matches!(wanted, Wanted::Newest | Wanted::Any);
         match wanted {
             Wanted::Newest => self.cache.catch_up().await?,
             Wanted::Any => {}

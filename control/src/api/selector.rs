@@ -160,9 +160,10 @@ fn requirement(part: &str) -> Result<Requirement, String> {
     }
     for (operator, above) in [('>', true), ('<', false)] {
         if let Some((key, value)) = part.split_once(operator) {
-            let bound: i64 = value.trim().parse().map_err(|_| {
-                "for 'Gt', 'Lt' operators, the value must be an integer".to_owned()
-            })?;
+            let bound: i64 = value
+                .trim()
+                .parse()
+                .map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
             let ask = if above {
                 Ask::Above(bound)
             } else {
@@ -234,7 +235,11 @@ impl FieldSelector {
     /// Parses `metadata.name=x,status.phase!=Running` for a kind that knows which fields can be asked for.
     pub fn parse(text: &str, row: &Resource) -> Result<Self, Status> {
         let mut requirements = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        for part in text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
             let (field, value, equal) = if let Some((field, value)) = part.split_once("!=") {
                 (field, value, false)
             } else if let Some((field, value)) = part.split_once("==") {
@@ -267,7 +272,11 @@ impl FieldSelector {
             let same = match found {
                 Some(Value::String(text)) => *text == requirement.value,
                 Some(Value::Null) | None => requirement.absent == requirement.value,
-                Some(other) => other.to_string() == requirement.value,
+                Some(Value::Bool(flag)) => {
+                    requirement.value == if *flag { "true" } else { "false" }
+                }
+                Some(other) => serde_json::from_str(&requirement.value)
+                    .is_ok_and(|wanted: Value| wanted == *other),
             };
             same == requirement.equal
         })
@@ -282,7 +291,14 @@ impl FieldSelector {
     pub fn value_of(&self, field: &str) -> Option<&str> {
         self.0
             .iter()
-            .find(|requirement| requirement.equal && requirement.path.join(".") == field)
+            .find(|requirement| {
+                requirement.equal
+                    && requirement
+                        .path
+                        .iter()
+                        .map(String::as_str)
+                        .eq(field.split('.'))
+            })
             .map(|requirement| requirement.value.as_str())
     }
 }

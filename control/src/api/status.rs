@@ -13,13 +13,13 @@ use crate::store;
 pub struct Status {
     /// The HTTP code.
     pub code: u16,
-    /// metav1.StatusReason: "NotFound", "AlreadyExists", "Conflict", "Invalid", "Gone", ...
+    /// metav1.StatusReason: `NotFound`, `AlreadyExists`, `Conflict`, `Invalid`, `Expired`, ...
     pub reason: String,
     /// For people, in Kubernetes' words.
     pub message: String,
     /// Which object and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<Details>,
+    pub details: Option<Box<Details>>,
 }
 
 impl Status {
@@ -37,12 +37,12 @@ impl Status {
             code,
             reason: reason.to_owned(),
             message,
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 name: name.to_owned(),
                 group: resource.group.to_owned(),
                 kind: resource.plural.to_owned(),
                 ..Details::default()
-            }),
+            })),
         }
     }
 
@@ -55,7 +55,7 @@ impl Status {
     /// 404: nothing is served at this path.
     pub fn no_such_path() -> Self {
         Self {
-            details: Some(Details::default()),
+            details: Some(Box::new(Details::default())),
             ..Self::plain(
                 404,
                 "NotFound",
@@ -110,13 +110,13 @@ impl Status {
             code: 422,
             reason: "Invalid".to_owned(),
             message: format!("{qualified} \"{name}\" is invalid: {faults}"),
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 name: name.to_owned(),
                 group: group.to_owned(),
                 kind: kind.to_owned(),
                 causes,
                 retry_after_seconds: None,
-            }),
+            })),
         }
     }
 
@@ -126,14 +126,14 @@ impl Status {
             code: 422,
             reason: "Invalid".to_owned(),
             message: "the server rejected our request due to an error in our request".to_owned(),
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 causes: vec![Cause {
                     reason: "UnexpectedServerResponse".to_owned(),
                     message: message.into(),
                     field: String::new(),
                 }],
                 ..Details::default()
-            }),
+            })),
         }
     }
 
@@ -150,7 +150,7 @@ impl Status {
     /// 405: the resource has no such verb.
     pub fn method_not_allowed() -> Self {
         Self {
-            details: Some(Details::default()),
+            details: Some(Box::new(Details::default())),
             ..Self::plain(
                 405,
                 "MethodNotAllowed",
@@ -164,19 +164,17 @@ impl Status {
         Self::plain(
             406,
             "NotAcceptable",
-            format!(
-                "only the following media types are accepted: {accepted}"
-            ),
+            format!("only the following media types are accepted: {accepted}"),
         )
     }
 
     /// 408 or 504: it took too long.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self {
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 retry_after_seconds: Some(1),
                 ..Details::default()
-            }),
+            })),
             ..Self::plain(504, "Timeout", message)
         }
     }
@@ -204,14 +202,14 @@ impl Status {
     pub fn internal(message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
-            details: Some(Details {
+            details: Some(Box::new(Details {
                 causes: vec![Cause {
                     reason: String::new(),
                     message: message.clone(),
                     field: String::new(),
                 }],
                 ..Details::default()
-            }),
+            })),
             ..Self::plain(
                 500,
                 "InternalError",
@@ -266,9 +264,9 @@ impl Status {
 impl From<store::Error> for Status {
     fn from(error: store::Error) -> Self {
         match &error {
-            store::Error::Compacted { requested, oldest } => Self::expired(format!(
-                "too old resource version: {requested} ({oldest})"
-            )),
+            store::Error::Compacted { requested, oldest } => {
+                Self::expired(format!("too old resource version: {requested} ({oldest})"))
+            }
             store::Error::Future { requested, current } => Self::timeout(format!(
                 "Too large resource version: {requested}, current: {current}"
             )),
@@ -334,7 +332,7 @@ pub struct Details {
 /// One fault of one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
-    /// metav1.CauseType: "FieldValueRequired", "FieldValueInvalid", "FieldValueDuplicate", ...
+    /// metav1.CauseType: `FieldValueRequired`, `FieldValueInvalid`, `FieldValueDuplicate`, ...
     pub reason: String,
     /// For people.
     pub message: String,

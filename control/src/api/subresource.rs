@@ -238,9 +238,7 @@ impl Engine {
         use crate::resource::Verb::Create;
         let place = (key.namespace.as_deref(), Some(key.name.as_str()));
         self.permitted(caller, resource, Create, place, Some(subresource))?;
-        let success = || {
-            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
-        };
+        let success = || json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         match subresource {
             "binding" => {
                 self.update_object(caller, resource, key, Some(subresource), body, options)

@@ -105,11 +105,8 @@ struct Follower {
 
 /// Follows a kind from a beginning, as far as a scope sees.
 pub fn follow(kind: Arc<Kind>, scope: Scope, beginning: Beginning, bookmarks: bool) -> Deliveries {
-    let mut pending: VecDeque<Delivery> = beginning
-        .initial
-        .into_iter()
-        .map(Delivery::Added)
-        .collect();
+    let mut pending: VecDeque<Delivery> =
+        beginning.initial.into_iter().map(Delivery::Added).collect();
     if beginning.mark_initial {
         pending.push_back(Delivery::Bookmark {
             revision: beginning.position,

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::admission::{Admission, Operation, Review};
 use super::engine::Engine;
 use super::history::Stored;
+use super::object::{
+    encode, name_type, parse, place, refuse_faults, released, same_but_metadata, same_content,
+};
 use super::patch::{self, PatchError};
 use super::subresource::View;
 use super::{Caller, ObjectKey, PatchKind, ResourceId, Status, WriteOptions, meta};
@@ -132,7 +134,7 @@ impl Engine {
         }
         self.begin(row, &mut outcome.object)?;
         let prefix = meta::text(&outcome.object, &["metadata", "generateName"]).to_owned();
-        let generated = meta::name(&outcome.object).is_empty();
+        let generated = meta::name(&outcome.object).is_empty() && !prefix.is_empty();
         let mut attempts = 0;
         loop {
             if generated {
@@ -306,8 +308,9 @@ impl Engine {
         let schema = self.table.schema();
         let index = schema.index(view.definition(row));
         let make = |current: &Value| {
-            let patched = patch::apply(kind, current, &patch, index.map(|index| (&**schema, index)))
-                .map_err(PatchError::into_status)?;
+            let patched =
+                patch::apply(kind, current, &patch, index.map(|index| (&**schema, index)))
+                    .map_err(PatchError::into_status)?;
             let strict = WriteOptions {
                 field_validation: options.field_validation.clone(),
                 ..WriteOptions::default()
@@ -335,7 +338,7 @@ impl Engine {
             let proposed = make(&request.view.read(row, &current.value))?;
             request.check_preconditions(&current.value, &proposed.object)?;
             let mut object = request.view.merge(row, &current.value, proposed.object)?;
-            request.finish(&current.value, &mut object)?;
+            request.finish(&current.value, &mut object);
             if same_content(&object, &current.value) {
                 return Ok(Outcome {
                     object: request.view.read(row, &current.value),
@@ -407,9 +410,7 @@ impl Engine {
             .put(store_key.as_bytes(), encode(object), guard, None)
             .await?;
         Ok(match written {
-            Written::Done(revision) => {
-                Replaced::Done(Stored::new(object.clone(), revision).value)
-            }
+            Written::Done(revision) => Replaced::Done(Stored::new(object.clone(), revision).value),
             Written::Refused(newer) => Replaced::Lost(newer),
         })
     }
@@ -454,7 +455,7 @@ impl Write<'_> {
     }
 
     /// Keeps what clients may not change, fills in defaults and moves the generation.
-    fn finish(&self, current: &Value, object: &mut Value) -> Result<(), Status> {
+    fn finish(&self, current: &Value, object: &mut Value) {
         for field in [
             "name",
             "namespace",
@@ -492,110 +493,6 @@ impl Write<'_> {
         if moved {
             let generation = meta::number(current, &["metadata", "generation"]).unwrap_or(0) + 1;
             meta::set_metadata(object, "generation", Some(Value::from(generation)));
-        }
-        Ok(())
-    }
-}
-
-/// Nothing but its finalizers kept it, and they are gone.
-fn released(object: &Value) -> bool {
-    let grace = meta::number(object, &["metadata", "deletionGracePeriodSeconds"]);
-    let held_by_spec = !meta::list(object, &["spec", "finalizers"]).is_empty();
-    meta::is_terminating(object)
-        && grace.unwrap_or(0) == 0
-        && meta::finalizers(object).is_empty()
-        && !held_by_spec
-}
-
-fn same_content(one: &Value, other: &Value) -> bool {
-    one == other
-}
-
-fn same_but_metadata(one: &Value, other: &Value) -> bool {
-    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
-        return false;
-    };
-    let rest = |fields: &serde_json::Map<String, Value>| {
-        let mut rest = fields.clone();
-        rest.remove("metadata");
-        rest
-    };
-    rest(one) == rest(other)
-}
-
-/// An object's bytes in the store: all but its version, which the store keeps itself.
-pub(super) fn encode(object: &Value) -> Bytes {
-    let mut object = object.clone();
-    meta::set_metadata(&mut object, "resourceVersion", None);
-    Bytes::from(serde_json::to_vec(&object).expect("a JSON value always serializes"))
-}
-
-/// An object from its bytes in the store.
-pub(super) fn parse(stored: &KeyValue) -> Result<Stored, Status> {
-    let value: Value = serde_json::from_slice(&stored.value).map_err(|error| {
-        Status::internal(format!("the store holds an object that can't be read: {error}"))
-    })?;
-    Ok(Stored::new(value, stored.mod_revision))
-}
-
-pub(super) fn refuse_faults(row: &Resource, object: &Value, faults: Faults) -> Result<(), Status> {
-    if faults.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid(
-        row.id.group,
-        row.kind,
-        meta::name(object),
-        faults.into_causes(),
-    ))
-}
-
-/// The body's apiVersion and kind are the URL's, given or not.
-fn name_type(row: &Resource, object: &mut Value) -> Result<(), Status> {
-    let Some(fields) = object.as_object_mut() else {
-        return Err(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: the body must be a JSON object, not {object}"
-        )));
-    };
-    let version = row.id.api_version();
-    let given = |field: &str| {
-        let text = fields.get(field).and_then(Value::as_str);
-        text.filter(|text| !text.is_empty()).map(str::to_owned)
-    };
-    let (given_version, given_kind) = (given("apiVersion"), given("kind"));
-    if let Some(given) = given_version.as_ref().filter(|given| **given != version) {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({given}) does not match the expected API version ({version})"
-        )));
-    }
-    if let Some(given) = given_kind.as_ref().filter(|given| *given != row.kind) {
-        return Err(Status::bad_request(format!(
-            "{given} in version \"{}\" cannot be handled as a {}: the kind of the body is not the kind of the URL",
-            row.id.version, row.kind
-        )));
-    }
-    fields.insert("apiVersion".to_owned(), Value::from(version));
-    fields.insert("kind".to_owned(), Value::from(row.kind));
-    Ok(())
-}
-
-/// The body's namespace is the URL's, given or not.
-fn place(row: &Resource, namespace: Option<&str>, object: &mut Value) -> Result<(), Status> {
-    let given = meta::namespace(object).to_owned();
-    match namespace.filter(|_| row.namespaced) {
-        Some(namespace) if given.is_empty() || given == namespace => {
-            meta::set_metadata(object, "namespace", Some(Value::from(namespace)));
-            Ok(())
-        }
-        Some(_) => Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        )),
-        None if row.namespaced => Err(Status::bad_request(
-            "an empty namespace may not be set during creation",
-        )),
-        None => {
-            meta::set_metadata(object, "namespace", None);
-            Ok(())
         }
     }
 }

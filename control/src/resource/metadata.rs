@@ -35,7 +35,11 @@ pub fn validate(row: &Resource, object: &Value, faults: &mut Faults) {
             &names::label_1123(namespace),
         );
     }
-    labels(meta::at(object, &["metadata", "labels"]), &path.child("labels"), faults);
+    labels(
+        meta::at(object, &["metadata", "labels"]),
+        &path.child("labels"),
+        faults,
+    );
     annotations(
         meta::at(object, &["metadata", "annotations"]),
         &path.child("annotations"),
@@ -136,6 +140,10 @@ pub fn immutable(object: &Value, old: &Value, path: &[&str], faults: &mut Faults
 /// A number that may not be below zero.
 pub fn not_negative(object: &Value, path: &[&str], faults: &mut Faults) {
     if let Some(number) = meta::number(object, path).filter(|number| *number < 0) {
-        faults.invalid(&Path::new(&path.join(".")), &Value::from(number), NOT_NEGATIVE);
+        faults.invalid(
+            &Path::new(&path.join(".")),
+            &Value::from(number),
+            NOT_NEGATIVE,
+        );
     }
 }

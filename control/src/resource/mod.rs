@@ -10,14 +10,13 @@ use serde_json::Value;
 use crate::api::ResourceId;
 
 pub mod columns;
+pub mod faults;
 mod kinds;
 mod metadata;
-pub mod faults;
 pub mod names;
 pub mod quantity;
 pub mod rows;
 pub mod schema;
-
 
 pub use faults::{Faults, Path};
 pub use metadata::{validate as validate_metadata, validate_update as validate_metadata_update};

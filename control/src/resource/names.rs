@@ -137,7 +137,11 @@ pub fn qualified_name(text: &str) -> Vec<String> {
                 faults.push("prefix part must be non-empty".to_owned());
             } else {
                 let found = subdomain(prefix);
-                faults.extend(found.into_iter().map(|fault| format!("prefix part {fault}")));
+                faults.extend(
+                    found
+                        .into_iter()
+                        .map(|fault| format!("prefix part {fault}")),
+                );
             }
             *name
         }
@@ -238,10 +242,7 @@ pub fn port_name(text: &str) -> Vec<String> {
         !text.bytes().any(|b| b.is_ascii_lowercase()),
         "must contain at least one letter (a-z)",
     );
-    fault(
-        text.contains("--"),
-        "must not contain consecutive hyphens",
-    );
+    fault(text.contains("--"), "must not contain consecutive hyphens");
     fault(
         text.starts_with('-') || text.ends_with('-'),
         "must not begin or end with a hyphen",

@@ -13,7 +13,8 @@ const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 const SMALL: [&str; 3] = ["m", "u", "n"];
 
 /// What a text that is no quantity gets as an answer.
-pub const MALFORMED: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+pub const MALFORMED: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -254,7 +255,9 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in ["", "m", "1.2.3", "1x", "abc", "1 Mi", "--1", "1e", "1e99", "."] {
+        for text in [
+            "", "m", "1.2.3", "1x", "abc", "1 Mi", "--1", "1e", "1e99", ".",
+        ] {
             assert!(text.parse::<Quantity>().is_err(), "{text}");
         }
     }

@@ -11,8 +11,8 @@ use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use k8s_openapi::schemars::JsonSchema;
 
-use super::schema::Builder;
 use super::kinds::{config, events, leases, namespaces, nodes, pods, services, workloads};
+use super::schema::Builder;
 use super::{ALL_VERBS, Behaviour, Generation, NameRule, Resource, Subresource, Verb};
 use crate::api::ResourceId;
 
@@ -21,11 +21,7 @@ const STATUS_VERBS: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 /// What subresources allow that are only posted to.
 const POST_VERBS: &[Verb] = &[Verb::Create];
 
-const fn status(
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-) -> Subresource {
+const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Subresource {
     Subresource {
         name: "status",
         kind: (group, version, kind),
@@ -132,7 +128,13 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
     vec![
         Resource {
             short_names: &["cm"],
-            ..row::<ConfigMap>(builder, CONFIG_MAPS, "ConfigMap", "configmap", config::ConfigMaps)
+            ..row::<ConfigMap>(
+                builder,
+                CONFIG_MAPS,
+                "ConfigMap",
+                "configmap",
+                config::ConfigMaps,
+            )
         },
         Resource {
             short_names: &["ev"],

@@ -27,7 +27,9 @@ pub fn strategic_merge(
     let node = described.map_or(Node::Any, |(_, index)| Node::Object(index));
     let empty = Map::new();
     let (Value::Object(patch), current) = (patch, current.as_object().unwrap_or(&empty)) else {
-        return Err(PatchError::Malformed("a patch must be an object".to_owned()));
+        return Err(PatchError::Malformed(
+            "a patch must be an object".to_owned(),
+        ));
     };
     merger.object(&node, current, patch).map(Value::Object)
 }
@@ -51,10 +53,13 @@ impl Merger<'_> {
     fn field<'n>(&'n self, node: &'n Node, name: &str) -> Described<'n> {
         match (node, self.set) {
             (Node::Object(index), Some(set)) => {
-                set.get(*index).fields.get(name).map_or(UNKNOWN, |field| Described {
-                    node: &field.node,
-                    merge: field.merge,
-                })
+                set.get(*index)
+                    .fields
+                    .get(name)
+                    .map_or(UNKNOWN, |field| Described {
+                        node: &field.node,
+                        merge: field.merge,
+                    })
             }
             (Node::Map(each), _) => Described {
                 node: each,
@@ -123,12 +128,14 @@ impl Merger<'_> {
         patch: &Value,
     ) -> Result<Value, PatchError> {
         match (current, patch) {
-            (Some(Value::Object(current)), Value::Object(patch)) => {
-                Ok(Value::Object(self.object(described.node, current, patch)?))
-            }
-            (_, Value::Object(patch)) => {
-                Ok(Value::Object(self.object(described.node, &Map::new(), patch)?))
-            }
+            (Some(Value::Object(current)), Value::Object(patch)) => Ok(Value::Object(
+                self.object(described.node, current, patch)?,
+            )),
+            (_, Value::Object(patch)) => Ok(Value::Object(self.object(
+                described.node,
+                &Map::new(),
+                patch,
+            )?)),
             (current, Value::Array(patch)) => {
                 let current = current.and_then(Value::as_array);
                 let current = current.map_or(&[][..], Vec::as_slice);
@@ -163,7 +170,16 @@ impl Merger<'_> {
             }
             Merge::Plain | Merge::RetainKeys => patch
                 .iter()
-                .map(|item| self.value(&Described { node: each, merge: Merge::Plain }, None, item))
+                .map(|item| {
+                    self.value(
+                        &Described {
+                            node: each,
+                            merge: Merge::Plain,
+                        },
+                        None,
+                        item,
+                    )
+                })
                 .collect(),
         }
     }
@@ -249,7 +265,8 @@ fn reorder(
         Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
         None => item.clone(),
     };
-    let position = |list: &[Value], wanted: &Value| list.iter().position(|item| id(item) == *wanted);
+    let position =
+        |list: &[Value], wanted: &Value| list.iter().position(|item| id(item) == *wanted);
     let (mut ordered, others): (Vec<Value>, Vec<Value>) = items
         .into_iter()
         .partition(|item| position(order, &id(item)).is_some());
@@ -267,7 +284,11 @@ fn reorder(
                 matches!((other, next), (Some(other), Some(next)) if other < next)
             }
         };
-        result.extend(if other_first { others.next() } else { ordered.next() });
+        result.extend(if other_first {
+            others.next()
+        } else {
+            ordered.next()
+        });
     }
 }
 
@@ -310,7 +331,10 @@ mod tests {
             json!({"spec": {"containers": [{"name": "z", "image": "9"}, {"$patch": "replace"}]}});
         assert_eq!(pod_patch(&current, &replaced), containers(&[("z", "9")]));
         let map = json!({"spec": {"$patch": "replace", "nodeName": "n"}});
-        assert_eq!(pod_patch(&current, &map), json!({"spec": {"nodeName": "n"}}));
+        assert_eq!(
+            pod_patch(&current, &map),
+            json!({"spec": {"nodeName": "n"}})
+        );
     }
 
     #[test]

@@ -16,21 +16,44 @@ pub const NAMESPACES: &[Column] = &[
 /// The columns of events.
 pub const EVENTS: &[Column] = &[
     column("Last Seen", "string", "Time this event was last seen."),
-    column("Type", "string", "Type of this event (Normal, Warning), new types could be added in the future"),
+    column(
+        "Type",
+        "string",
+        "Type of this event (Normal, Warning), new types could be added in the future",
+    ),
     column("Reason", "string", "Why the action was taken."),
     column("Object", "string", "The object that this event is about."),
-    wide("Subobject", "string", "The part of the object that this event is about."),
+    wide(
+        "Subobject",
+        "string",
+        "The part of the object that this event is about.",
+    ),
     wide("Source", "string", "The component reporting this event."),
-    column("Message", "string", "A human-readable description of the status of this operation."),
+    column(
+        "Message",
+        "string",
+        "A human-readable description of the status of this operation.",
+    ),
     wide("First Seen", "string", "Time this event was first seen."),
-    wide("Count", "string", "The number of times this event has occurred."),
-    Column { priority: 1, ..NAME },
+    wide(
+        "Count",
+        "string",
+        "The number of times this event has occurred.",
+    ),
+    Column {
+        priority: 1,
+        ..NAME
+    },
 ];
 
 /// The columns of leases.
 pub const LEASES: &[Column] = &[
     NAME,
-    column("Holder", "string", "The identity of the holder of a current lease."),
+    column(
+        "Holder",
+        "string",
+        "The identity of the holder of a current lease.",
+    ),
     AGE,
 ];
 
@@ -81,7 +104,10 @@ pub fn event(object: &Value, now: Timestamp) -> Vec<Value> {
     };
     let about = match text(&["involvedObject", "name"]) {
         "" => text(&["involvedObject", "kind"]).to_lowercase(),
-        name => format!("{}/{name}", text(&["involvedObject", "kind"]).to_lowercase()),
+        name => format!(
+            "{}/{name}",
+            text(&["involvedObject", "kind"]).to_lowercase()
+        ),
     };
     vec![
         json!(last.unwrap_or_else(unknown)),

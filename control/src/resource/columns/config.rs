@@ -14,7 +14,11 @@ pub const CONFIG_MAPS: &[Column] = &[NAME, DATA, AGE];
 /// The columns of secrets.
 pub const SECRETS: &[Column] = &[
     NAME,
-    column("Type", "string", "Used to facilitate programmatic handling of secret data."),
+    column(
+        "Type",
+        "string",
+        "Used to facilitate programmatic handling of secret data.",
+    ),
     DATA,
     AGE,
 ];
@@ -22,7 +26,11 @@ pub const SECRETS: &[Column] = &[
 /// The columns of service accounts.
 pub const SERVICE_ACCOUNTS: &[Column] = &[
     NAME,
-    column("Secrets", "string", "How many secrets pods of this account may use."),
+    column(
+        "Secrets",
+        "string",
+        "How many secrets pods of this account may use.",
+    ),
     AGE,
 ];
 

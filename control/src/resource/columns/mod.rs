@@ -110,8 +110,13 @@ fn or_none(text: &str) -> Value {
 
 /// How many entries the maps of an object hold together.
 fn count(object: &Value, fields: &[&str]) -> Value {
-    let entries = |field: &&str| object.get(*field).and_then(Value::as_object).map_or(0, Map::len);
-    let total: usize = fields.iter().map(|field| entries(&field)).sum();
+    let entries = |field: &&str| {
+        object
+            .get(*field)
+            .and_then(Value::as_object)
+            .map_or(0, Map::len)
+    };
+    let total: usize = fields.iter().map(entries).sum();
     json!(total)
 }
 

@@ -19,11 +19,27 @@ pub const COLUMNS: &[Column] = &[
     column("Roles", "string", "The roles of the node"),
     AGE,
     column("Version", "string", "Kubelet Version reported by the node."),
-    wide("Internal-IP", "string", "The node's address inside the cluster."),
-    wide("External-IP", "string", "The node's address outside of the cluster."),
+    wide(
+        "Internal-IP",
+        "string",
+        "The node's address inside the cluster.",
+    ),
+    wide(
+        "External-IP",
+        "string",
+        "The node's address outside of the cluster.",
+    ),
     wide("OS-Image", "string", "OS Image reported by the node."),
-    wide("Kernel-Version", "string", "Kernel Version reported by the node."),
-    wide("Container-Runtime", "string", "ContainerRuntime Version reported by the node."),
+    wide(
+        "Kernel-Version",
+        "string",
+        "Kernel Version reported by the node.",
+    ),
+    wide(
+        "Container-Runtime",
+        "string",
+        "ContainerRuntime Version reported by the node.",
+    ),
 ];
 
 /// The cells of a node.

@@ -9,8 +9,16 @@ use crate::api::meta;
 /// The columns.
 pub const COLUMNS: &[Column] = &[
     NAME,
-    column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic."),
-    column("Status", "string", "The aggregate status of the containers in this pod."),
+    column(
+        "Ready",
+        "string",
+        "The aggregate readiness state of this pod for accepting traffic.",
+    ),
+    column(
+        "Status",
+        "string",
+        "The aggregate status of the containers in this pod.",
+    ),
     column(
         "Restarts",
         "string",
@@ -20,8 +28,16 @@ pub const COLUMNS: &[Column] = &[
     AGE,
     wide("IP", "string", "IP address allocated to the pod."),
     wide("Node", "string", "The node that the pod runs on."),
-    wide("Nominated Node", "string", "The node that preemption makes room on for the pod."),
-    wide("Readiness Gates", "string", "How many of the pod's readiness gates are open."),
+    wide(
+        "Nominated Node",
+        "string",
+        "The node that preemption makes room on for the pod.",
+    ),
+    wide(
+        "Readiness Gates",
+        "string",
+        "How many of the pod's readiness gates are open.",
+    ),
 ];
 
 /// The cells of a pod.
@@ -81,7 +97,10 @@ fn termination(state: &Value) -> String {
     }
     match meta::number(ended, &["signal"]).filter(|signal| *signal != 0) {
         Some(signal) => format!("Signal:{signal}"),
-        None => format!("ExitCode:{}", meta::number(ended, &["exitCode"]).unwrap_or(0)),
+        None => format!(
+            "ExitCode:{}",
+            meta::number(ended, &["exitCode"]).unwrap_or(0)
+        ),
     }
 }
 
@@ -105,7 +124,10 @@ fn is_sidecar(pod: &Value, container: &str) -> bool {
 /// The reason that the init containers give the pod's status, while they are not all done.
 fn initializing(pod: &Value) -> Option<String> {
     let total = meta::list(pod, &["spec", "initContainers"]).len();
-    for (at, status) in meta::list(pod, &["status", "initContainerStatuses"]).iter().enumerate() {
+    for (at, status) in meta::list(pod, &["status", "initContainerStatuses"])
+        .iter()
+        .enumerate()
+    {
         let state = &status["state"];
         let sidecar = is_sidecar(pod, meta::text(status, &["name"]));
         if meta::number(state, &["terminated", "exitCode"]) == Some(0)
@@ -128,7 +150,12 @@ fn initializing(pod: &Value) -> Option<String> {
 fn summarize(pod: &Value, now: Timestamp) -> Summary {
     let phase = meta::text(pod, &["status", "phase"]);
     let own_reason = meta::text(pod, &["status", "reason"]);
-    let mut reason = if own_reason.is_empty() { phase } else { own_reason }.to_owned();
+    let mut reason = if own_reason.is_empty() {
+        phase
+    } else {
+        own_reason
+    }
+    .to_owned();
     let gated = meta::list(pod, &["status", "conditions"])
         .iter()
         .any(|one| one["type"] == "PodScheduled" && one["reason"] == "SchedulingGated");
@@ -153,7 +180,10 @@ fn summarize(pod: &Value, now: Timestamp) -> Summary {
         reason = init;
     } else {
         let mut running = false;
-        for status in meta::list(pod, &["status", "containerStatuses"]).iter().rev() {
+        for status in meta::list(pod, &["status", "containerStatuses"])
+            .iter()
+            .rev()
+        {
             let state = &status["state"];
             restarts += restarts_of(status);
             last = last.max(last_end(status));
@@ -169,7 +199,7 @@ fn summarize(pod: &Value, now: Timestamp) -> Summary {
         }
         if reason == "Completed" && running {
             let ready = condition(pod, "Ready") == Some("True");
-            reason = if ready { "Running" } else { "NotReady" }.to_owned();
+            if ready { "Running" } else { "NotReady" }.clone_into(&mut reason);
         }
     }
     if meta::is_terminating(pod) {
@@ -181,7 +211,10 @@ fn summarize(pod: &Value, now: Timestamp) -> Summary {
     }
     summary.reason = reason;
     summary.restarts = match last.filter(|_| restarts > 0) {
-        Some(last) => format!("{restarts} ({} ago)", human(now.as_second() - last.as_second())),
+        Some(last) => format!(
+            "{restarts} ({} ago)",
+            human(now.as_second() - last.as_second())
+        ),
         None => restarts.to_string(),
     };
     summary
@@ -212,14 +245,26 @@ mod tests {
 
     #[test]
     fn a_running_pod() {
-        let pod = pod(&json!({"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [
-            {"name": "a", "ready": true, "restartCount": 0, "state": {"running": {}}},
-            {"name": "b", "ready": true, "restartCount": 2, "state": {"running": {}},
-             "lastState": {"terminated": {"finishedAt": "2026-01-01T00:09:00Z"}}},
-        ]}));
+        let pod = pod(
+            &json!({"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [
+                {"name": "a", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                {"name": "b", "ready": true, "restartCount": 2, "state": {"running": {}},
+                 "lastState": {"terminated": {"finishedAt": "2026-01-01T00:09:00Z"}}},
+            ]}),
+        );
         assert_eq!(
             shown(&pod),
-            ["web", "2/2", "Running", "2 (60s ago)", "10m", "10.0.0.1", "n1", "<none>", "<none>"]
+            [
+                "web",
+                "2/2",
+                "Running",
+                "2 (60s ago)",
+                "10m",
+                "10.0.0.1",
+                "n1",
+                "<none>",
+                "<none>"
+            ]
         );
     }
 

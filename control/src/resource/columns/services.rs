@@ -13,17 +13,37 @@ const SHOWN: usize = 3;
 pub const SERVICES: &[Column] = &[
     NAME,
     column("Type", "string", "How the service is exposed."),
-    column("Cluster-IP", "string", "The address of the service inside the cluster."),
-    column("External-IP", "string", "Addresses of the service outside of the cluster."),
-    column("Port(s)", "string", "The ports of the service, with its node ports."),
+    column(
+        "Cluster-IP",
+        "string",
+        "The address of the service inside the cluster.",
+    ),
+    column(
+        "External-IP",
+        "string",
+        "Addresses of the service outside of the cluster.",
+    ),
+    column(
+        "Port(s)",
+        "string",
+        "The ports of the service, with its node ports.",
+    ),
     AGE,
-    wide("Selector", "string", "The labels of the pods that serve it."),
+    wide(
+        "Selector",
+        "string",
+        "The labels of the pods that serve it.",
+    ),
 ];
 
 /// The columns of endpoint slices.
 pub const ENDPOINT_SLICES: &[Column] = &[
     NAME,
-    column("AddressType", "string", "The type of addresses in this slice."),
+    column(
+        "AddressType",
+        "string",
+        "The type of addresses in this slice.",
+    ),
     column("Ports", "string", "The ports of the endpoints."),
     column("Endpoints", "string", "The addresses of the endpoints."),
     AGE,
@@ -115,11 +135,9 @@ fn ports(spec: &Value) -> String {
 fn few(texts: &[String], empty: &str) -> String {
     match texts.len() {
         0 => empty.to_owned(),
-        total if total > SHOWN => format!(
-            "{} + {} more...",
-            texts[..SHOWN].join(","),
-            total - SHOWN
-        ),
+        total if total > SHOWN => {
+            format!("{} + {} more...", texts[..SHOWN].join(","), total - SHOWN)
+        }
         _ => texts.join(","),
     }
 }
@@ -167,7 +185,13 @@ mod tests {
             },
         });
         let expected = json!([
-            "web", "NodePort", "10.96.0.5", "<none>", "80:30080/TCP,53/UDP", "5s", "app=web,tier=a"
+            "web",
+            "NodePort",
+            "10.96.0.5",
+            "<none>",
+            "80:30080/TCP,53/UDP",
+            "5s",
+            "app=web,tier=a"
         ]);
         assert_eq!(Value::from(service(&object, now)), expected);
     }

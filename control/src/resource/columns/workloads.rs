@@ -7,15 +7,31 @@ use super::{AGE, Column, NAME, NONE, age, column, joined, name, wide};
 use crate::api::meta;
 use crate::api::selector::LabelSelector;
 
-const CONTAINERS: Column = wide("Containers", "string", "Names of each container in the template.");
-const IMAGES: Column = wide("Images", "string", "Images referenced by each container in the template.");
-const SELECTOR: Column = wide("Selector", "string", "Selector for the pods of the workload.");
+const CONTAINERS: Column = wide(
+    "Containers",
+    "string",
+    "Names of each container in the template.",
+);
+const IMAGES: Column = wide(
+    "Images",
+    "string",
+    "Images referenced by each container in the template.",
+);
+const SELECTOR: Column = wide(
+    "Selector",
+    "string",
+    "Selector for the pods of the workload.",
+);
 
 /// The columns of deployments.
 pub const DEPLOYMENTS: &[Column] = &[
     NAME,
     column("Ready", "string", "Number of the pod with ready state"),
-    column("Up-to-date", "string", "Total number of non-terminated pods that have the desired template."),
+    column(
+        "Up-to-date",
+        "string",
+        "Total number of non-terminated pods that have the desired template.",
+    ),
     column("Available", "string", "Total number of available pods."),
     AGE,
     CONTAINERS,
@@ -27,7 +43,11 @@ pub const DEPLOYMENTS: &[Column] = &[
 pub const REPLICA_SETS: &[Column] = &[
     NAME,
     column("Desired", "integer", "Number of desired pods."),
-    column("Current", "integer", "Most recently observed number of pods."),
+    column(
+        "Current",
+        "integer",
+        "Most recently observed number of pods.",
+    ),
     column("Ready", "integer", "Number of pods that are ready."),
     AGE,
     CONTAINERS,

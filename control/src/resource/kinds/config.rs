@@ -37,7 +37,9 @@ fn keys(object: &Value, field: &str, faults: &mut Faults) {
 }
 
 fn decoded_size(text: &str) -> usize {
-    STANDARD.decode(text).map_or(text.len(), |bytes| bytes.len())
+    STANDARD
+        .decode(text)
+        .map_or(text.len(), |bytes| bytes.len())
 }
 
 fn unchanging(object: &Value, old: &Value, fields: &[&str], faults: &mut Faults) {

@@ -113,7 +113,11 @@ fn host_ports(spec: &Value, path: &Path, faults: &mut Faults) {
             let text = |field: &str| meta::text(port, &[field]);
             let taken = format!("{}/{}/{number}", text("protocol"), text("hostIP"));
             if number != 0 && !seen.insert(taken) {
-                let path = path.child("containers").index(at).child("ports").index(index);
+                let path = path
+                    .child("containers")
+                    .index(at)
+                    .child("ports")
+                    .index(index);
                 faults.duplicate(&path.child("hostPort"), &Value::from(number));
             }
         }
@@ -127,7 +131,11 @@ fn environment(container: &Value, path: &Path, faults: &mut Faults) {
         if name.is_empty() {
             faults.required(&path.child("name"), "");
         } else {
-            faults.invalid_each(&path.child("name"), name, &names::environment_variable(name));
+            faults.invalid_each(
+                &path.child("name"),
+                name,
+                &names::environment_variable(name),
+            );
         }
         let Some(from) = variable.get("valueFrom") else {
             continue;
@@ -143,7 +151,11 @@ fn environment(container: &Value, path: &Path, faults: &mut Faults) {
                 "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
             );
         } else if sources > 1 {
-            faults.invalid_text(&path, "", "may not have more than one field specified at a time");
+            faults.invalid_text(
+                &path,
+                "",
+                "may not have more than one field specified at a time",
+            );
         }
         for source in ["configMapKeyRef", "secretKeyRef"] {
             if let Some(reference) = from.get(source) {
@@ -228,7 +240,8 @@ fn resources(resources: &Value, path: &Path, faults: &mut Faults) {
     }
     for (name, request) in amounts(resources, "requests") {
         let limit = meta::text(resources, &["limits", name]);
-        let (Ok(asked), Ok(bound)) = (request.parse::<Quantity>(), limit.parse::<Quantity>()) else {
+        let (Ok(asked), Ok(bound)) = (request.parse::<Quantity>(), limit.parse::<Quantity>())
+        else {
             continue;
         };
         if asked > bound {

@@ -8,8 +8,8 @@ pub mod namespaces;
 pub mod nodes;
 mod pod_defaults;
 mod pod_rules;
-mod probes;
 pub mod pods;
+mod probes;
 pub mod service_rules;
 pub mod services;
 mod volumes;
@@ -38,6 +38,9 @@ fn each_mut<'a>(
 }
 
 /// A field that is a map, where it is there.
-fn map_mut<'a>(fields: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map<String, Value>> {
+fn map_mut<'a>(
+    fields: &'a mut Map<String, Value>,
+    field: &str,
+) -> Option<&'a mut Map<String, Value>> {
     fields.get_mut(field).and_then(Value::as_object_mut)
 }

@@ -22,7 +22,11 @@ impl Behaviour for Namespaces {
                 .or_insert_with(|| json!({}));
             labels[NAME_LABEL] = json!(name);
         }
-        fill(meta::child_mut(object, "spec"), "finalizers", json!(["kubernetes"]));
+        fill(
+            meta::child_mut(object, "spec"),
+            "finalizers",
+            json!(["kubernetes"]),
+        );
     }
 
     fn prepare_create(&self, object: &mut Value) {

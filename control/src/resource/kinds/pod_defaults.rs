@@ -60,7 +60,10 @@ pub fn admitted(spec: &mut Map<String, Value>) {
     else {
         return;
     };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
         let covers = |toleration: &Value| {
             let named = meta::text(toleration, &["key"]);
             let effect = meta::text(toleration, &["effect"]);
@@ -81,7 +84,11 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     fill(container, "terminationMessagePath", "/dev/termination-log");
     fill(container, "terminationMessagePolicy", "File");
     let image = container.get("image").and_then(Value::as_str).unwrap_or("");
-    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    let policy = if is_latest(image) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
     fill(container, "imagePullPolicy", policy);
     fill(container, "resources", json!({}));
     for port in each_mut(container, "ports") {
@@ -220,7 +227,13 @@ mod tests {
         let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
         let full = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(quality_of_service(&pod(json!({}))), "BestEffort");
-        assert_eq!(quality_of_service(&pod(json!({"limits": full}))), "Guaranteed");
-        assert_eq!(quality_of_service(&pod(json!({"requests": full}))), "Burstable");
+        assert_eq!(
+            quality_of_service(&pod(json!({"limits": full}))),
+            "Guaranteed"
+        );
+        assert_eq!(
+            quality_of_service(&pod(json!({"requests": full}))),
+            "Burstable"
+        );
     }
 }

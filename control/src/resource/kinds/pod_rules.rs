@@ -36,7 +36,11 @@ pub fn spec(spec: &Value, path: &Path, faults: &mut Faults) {
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
         faults,
     );
-    metadata::labels(spec.get("nodeSelector"), &path.child("nodeSelector"), faults);
+    metadata::labels(
+        spec.get("nodeSelector"),
+        &path.child("nodeSelector"),
+        faults,
+    );
     if let Some(seconds) = meta::number(spec, &["activeDeadlineSeconds"])
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -84,7 +88,11 @@ fn tolerations(spec: &Value, path: &Path, faults: &mut Faults) {
         let path = path.index(at);
         let text = |field: &str| meta::text(toleration, &[field]);
         if !text("key").is_empty() {
-            faults.invalid_each(&path.child("key"), text("key"), &names::qualified_name(text("key")));
+            faults.invalid_each(
+                &path.child("key"),
+                text("key"),
+                &names::qualified_name(text("key")),
+            );
         } else if text("operator") != "Exists" {
             faults.invalid_text(
                 &path.child("operator"),
@@ -131,7 +139,10 @@ pub fn pod_update(object: &Value, old: &Value, faults: &mut Faults) {
             meta::list(old, &["spec", list]),
         );
         if now.len() != before.len() {
-            faults.forbidden(&path.child(list), "pod updates may not add or remove containers");
+            faults.forbidden(
+                &path.child(list),
+                "pod updates may not add or remove containers",
+            );
             return;
         }
     }
@@ -141,7 +152,10 @@ pub fn pod_update(object: &Value, old: &Value, faults: &mut Faults) {
         let all = now.as_array();
         all.is_some_and(|all| all.contains(one))
     };
-    if !before.as_array().is_none_or(|before| before.iter().all(kept)) {
+    if !before
+        .as_array()
+        .is_none_or(|before| before.iter().all(kept))
+    {
         faults.forbidden(
             &path.child("tolerations"),
             "existing toleration can not be modified except its tolerationSeconds",
@@ -150,7 +164,11 @@ pub fn pod_update(object: &Value, old: &Value, faults: &mut Faults) {
     // With what may change made equal, the rest must be equal.
     let mut masked = object["spec"].clone();
     let original = &old["spec"];
-    for field in ["tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds"] {
+    for field in [
+        "tolerations",
+        "activeDeadlineSeconds",
+        "terminationGracePeriodSeconds",
+    ] {
         let Some(fields) = masked.as_object_mut() else {
             return;
         };

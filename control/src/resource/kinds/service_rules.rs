@@ -22,7 +22,8 @@ pub fn carry_over(object: &mut Value, old: &Value) {
         return;
     }
     let spec = meta::child_mut(object, "spec");
-    let empty = |value: Option<&Value>| value.is_none_or(|value| *value == "" || *value == json!([]));
+    let empty =
+        |value: Option<&Value>| value.is_none_or(|value| *value == "" || *value == json!([]));
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         if empty(spec.get(field))
             && let Some(before) = old["spec"].get(field)
@@ -190,7 +191,10 @@ fn policies(spec: &Value, kind: &str, path: &Path, faults: &mut Faults) {
     };
     one_of("internalTrafficPolicy", &["Cluster", "Local"]);
     one_of("externalTrafficPolicy", &["Cluster", "Local"]);
-    one_of("ipFamilyPolicy", &["SingleStack", "PreferDualStack", "RequireDualStack"]);
+    one_of(
+        "ipFamilyPolicy",
+        &["SingleStack", "PreferDualStack", "RequireDualStack"],
+    );
     one_of(
         "trafficDistribution",
         &["PreferClose", "PreferSameNode", "PreferSameZone"],
@@ -209,7 +213,11 @@ fn addresses(spec: &Value, path: &Path, faults: &mut Faults) {
     for (at, family) in meta::list(spec, &["ipFamilies"]).iter().enumerate() {
         let family = family.as_str().unwrap_or("");
         if !matches!(family, "IPv4" | "IPv6") {
-            faults.unsupported(&path.child("ipFamilies").index(at), family, &["IPv4", "IPv6"]);
+            faults.unsupported(
+                &path.child("ipFamilies").index(at),
+                family,
+                &["IPv4", "IPv6"],
+            );
         }
     }
     for field in ["clusterIPs", "externalIPs"] {
@@ -226,7 +234,9 @@ fn addresses(spec: &Value, path: &Path, faults: &mut Faults) {
         }
     }
     let single = meta::text(spec, &["clusterIP"]);
-    let first = meta::list(spec, &["clusterIPs"]).first().and_then(Value::as_str);
+    let first = meta::list(spec, &["clusterIPs"])
+        .first()
+        .and_then(Value::as_str);
     if let Some(first) = first
         && first != single
     {
@@ -260,7 +270,10 @@ pub fn service_update(object: &Value, old: &Value, faults: &mut Faults) {
             },
         );
     }
-    let (was, is) = (&old["spec"]["ipFamilies"][0], &object["spec"]["ipFamilies"][0]);
+    let (was, is) = (
+        &old["spec"]["ipFamilies"][0],
+        &object["spec"]["ipFamilies"][0],
+    );
     if was != is && !was.is_null() {
         faults.invalid(&Path::new("spec.ipFamilies").index(0), is, IMMUTABLE);
     }

@@ -48,7 +48,11 @@ fn sources(volume: &Value, path: &Path, faults: &mut Faults) {
         if meta::text(source, &[required]).is_empty() {
             faults.required(&path.child(required), "");
         }
-        if kind == "hostPath" && meta::text(source, &["path"]).split('/').any(|part| part == "..") {
+        if kind == "hostPath"
+            && meta::text(source, &["path"])
+                .split('/')
+                .any(|part| part == "..")
+        {
             let text = meta::text(source, &["path"]);
             faults.invalid_text(&path.child("path"), text, "must not contain '..'");
         }

@@ -37,7 +37,11 @@ impl Behaviour for Deployments {
     fn validate(&self, object: &Value, faults: &mut Faults) {
         workload(object, "deployment", faults);
         metadata::not_negative(object, &["spec", "revisionHistoryLimit"], faults);
-        strategy(&object["spec"]["strategy"], &Path::new("spec.strategy"), faults);
+        strategy(
+            &object["spec"]["strategy"],
+            &Path::new("spec.strategy"),
+            faults,
+        );
         let deadline = meta::number(object, &["spec", "progressDeadlineSeconds"]);
         let ready = meta::number(object, &["spec", "minReadySeconds"]).unwrap_or(0);
         metadata::not_negative(object, &["spec", "progressDeadlineSeconds"], faults);
@@ -153,8 +157,15 @@ fn workload(object: &Value, noun: &str, faults: &mut Faults) {
 
 /// What is wrong with a label selector of a spec.
 fn label_selector(selector: &Value, path: &Path, faults: &mut Faults) {
-    metadata::labels(selector.get("matchLabels"), &path.child("matchLabels"), faults);
-    for (at, expression) in meta::list(selector, &["matchExpressions"]).iter().enumerate() {
+    metadata::labels(
+        selector.get("matchLabels"),
+        &path.child("matchLabels"),
+        faults,
+    );
+    for (at, expression) in meta::list(selector, &["matchExpressions"])
+        .iter()
+        .enumerate()
+    {
         let path = path.child("matchExpressions").index(at);
         let values = meta::list(expression, &["values"]);
         match meta::text(expression, &["operator"]) {
@@ -242,4 +253,3 @@ fn share(rolling: &Value, field: &str, path: &Path, faults: &mut Faults) -> Opti
         }
     }
 }
-

@@ -71,22 +71,19 @@ impl<'a> Decoder<'a> {
     fn node(&mut self, node: &Node, value: Value, at: &Place<'a>) -> Result<Value, String> {
         match (node, value) {
             (Node::Any, value)
-            | (Node::Text, value @ Value::String(_))
+            | (Node::Text | Node::IntOrString, value @ Value::String(_))
             | (Node::Boolean, value @ Value::Bool(_))
-            | (Node::Number, value @ Value::Number(_))
-            | (Node::IntOrString, value @ Value::String(_)) => Ok(value),
+            | (Node::Number, value @ Value::Number(_)) => Ok(value),
             (Node::Integer { bits }, Value::Number(number)) => {
                 integer(&number, *bits).ok_or_else(|| {
                     let what = format!("number {number}");
                     self.mismatch(&what, node, at)
                 })
             }
-            (Node::IntOrString, Value::Number(number)) => {
-                integer(&number, 32).ok_or_else(|| {
-                    let what = format!("number {number}");
-                    self.mismatch(&what, &Node::Integer { bits: 32 }, at)
-                })
-            }
+            (Node::IntOrString, Value::Number(number)) => integer(&number, 32).ok_or_else(|| {
+                let what = format!("number {number}");
+                self.mismatch(&what, &Node::Integer { bits: 32 }, at)
+            }),
             (Node::Bytes, Value::String(text)) => base64_text(text),
             (Node::Time { micro }, Value::String(text)) => time(&text, *micro),
             (Node::Quantity, Value::String(text)) => quantity_text(&text),

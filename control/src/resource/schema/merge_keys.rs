@@ -73,7 +73,11 @@ const TABLE: &[(&str, &str, Merge)] = &[
     ("PodStatus", "conditions", Merge::ByKey("type")),
     ("PodStatus", "podIPs", Merge::ByKey("ip")),
     ("PodStatus", "hostIPs", Merge::ByKey("ip")),
-    ("PodStatus", "resourceClaimStatuses", Merge::ByKeyRetainKeys("name")),
+    (
+        "PodStatus",
+        "resourceClaimStatuses",
+        Merge::ByKeyRetainKeys("name"),
+    ),
     ("ServiceSpec", "ports", Merge::ByKey("port")),
     ("ServiceStatus", "conditions", Merge::ByKey("type")),
     ("ServiceAccount", "secrets", Merge::ByKey("name")),
