@@ -1,0 +1,409 @@
+//! Following routes: a control plane in this process on one side, recorded map writes on the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use portolan_agent::{
+    join::NodeIdentity,
+    routes::{DataplaneThread, FollowConfig, Follower, Here, Maps, Table, TableStore},
+};
+use portolan_dataplane::{
+    Error, PodInterface, Swept,
+    model::{DropCount, Flow, Locality, Service, ServiceCounters, ServiceName},
+};
+use portolan_wire::v1::{
+    self as wire, FollowRequest, RouteUpdate,
+    follow_request::Message,
+    route_update::Change,
+    routes_server::{Routes, RoutesServer},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{
+    Stream,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Certificate, Server, ServerTlsConfig},
+};
+
+mod authority;
+
+use authority::Authority;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Maps in memory.
+#[derive(Clone, Default)]
+struct FakeMaps(Arc<Mutex<FakeState>>);
+
+#[derive(Default)]
+struct FakeState {
+    services: BTreeMap<ServiceName, Service>,
+    refused: BTreeSet<String>,
+}
+
+impl FakeMaps {
+    fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.0.lock().expect("no panic under the lock")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.state()
+            .services
+            .keys()
+            .map(|name| name.0.clone())
+            .collect()
+    }
+}
+
+impl Maps for FakeMaps {
+    fn upsert(&mut self, service: &Service) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.refused.contains(&service.name.0) {
+            return Err(Error::TableFull {
+                table: "services",
+                capacity: 1,
+            });
+        }
+        state.services.insert(service.name.clone(), service.clone());
+        Ok(())
+    }
+
+    fn delete(&mut self, name: &ServiceName) -> Result<(), Error> {
+        self.state().services.remove(name);
+        Ok(())
+    }
+
+    fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
+        let mut state = self.state();
+        let before = state.services.len();
+        state.services.retain(|name, _| keep.contains(name));
+        Ok(before - state.services.len())
+    }
+
+    fn withdraw_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
+        Ok(0)
+    }
+
+    fn restore_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
+        Ok(0)
+    }
+
+    fn attach_pod(&mut self, _pod: &PodInterface) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn detach_pod(&mut self, _host_interface: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn flows(&self) -> Result<Vec<Flow>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn drops(&self) -> Result<Vec<DropCount>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn sweep(&mut self) -> Result<Swept, Error> {
+        Ok(Swept::default())
+    }
+}
+
+/// One stream that the agent opened: what it says, and a way to answer.
+struct Session {
+    requests: Streaming<FollowRequest>,
+    updates: mpsc::Sender<Result<RouteUpdate, Status>>,
+}
+
+impl Session {
+    async fn next(&mut self) -> Message {
+        let request = tokio::time::timeout(PATIENCE, self.requests.message()).await;
+        let request = request
+            .expect("in time")
+            .expect("an open stream")
+            .expect("a request");
+        request.message.expect("a message")
+    }
+
+    async fn hello(&mut self) -> (String, u64) {
+        match self.next().await {
+            Message::Hello(hello) => {
+                assert_eq!(hello.node_name, "n1");
+                (hello.epoch, hello.generation)
+            }
+            Message::Ack(ack) => panic!("an ack instead of hello: {ack:?}"),
+        }
+    }
+
+    async fn ack(&mut self) -> (u64, String) {
+        match self.next().await {
+            Message::Ack(ack) => {
+                assert!(ack.applied_unix_nanos > 0);
+                (ack.generation, ack.error)
+            }
+            Message::Hello(hello) => panic!("hello instead of an ack: {hello:?}"),
+        }
+    }
+
+    async fn send(&self, update: RouteUpdate) {
+        self.updates
+            .send(Ok(update))
+            .await
+            .expect("the agent listens");
+    }
+}
+
+struct RoutesService {
+    sessions: mpsc::Sender<Session>,
+}
+
+#[tonic::async_trait]
+impl Routes for RoutesService {
+    type FollowStream = Pin<Box<dyn Stream<Item = Result<RouteUpdate, Status>> + Send>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<FollowRequest>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let (updates, outbound) = mpsc::channel(16);
+        let session = Session {
+            requests: request.into_inner(),
+            updates,
+        };
+        self.sessions
+            .send(session)
+            .await
+            .map_err(|_| Status::unavailable("ending"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+}
+
+/// A control plane that a test plays.
+struct Control {
+    url: String,
+    identity: NodeIdentity,
+    sessions: mpsc::Receiver<Session>,
+}
+
+impl Control {
+    async fn start() -> Self {
+        let authority = Authority::new("portolan");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let (sender, sessions) = mpsc::channel(4);
+        let tls = ServerTlsConfig::new()
+            .identity(authority.server_identity())
+            .client_ca_root(Certificate::from_pem(&authority.pem));
+        let server = Server::builder()
+            .tls_config(tls)
+            .expect("a TLS configuration")
+            .add_service(RoutesServer::new(RoutesService { sessions: sender }))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        let (certificate, key) = authority.client_identity("system:node:n1");
+        Self {
+            url,
+            identity: NodeIdentity::new(certificate, key, authority.pem),
+            sessions,
+        }
+    }
+
+    async fn session(&mut self) -> Session {
+        let session = tokio::time::timeout(PATIENCE, self.sessions.recv()).await;
+        session.expect("in time").expect("the server runs")
+    }
+
+    async fn follower(&self, state: &Path, maps: &FakeMaps, stored: Option<Table>) -> Follower {
+        let config = FollowConfig {
+            server: self.url.clone(),
+            identity: self.identity.clone(),
+            here: Here {
+                node: "n1".to_owned(),
+                zone: String::new(),
+            },
+            state_dir: state.to_owned(),
+        };
+        let maps = maps.clone();
+        let (thread, ()) = DataplaneThread::start(move || Ok((maps, ())))
+            .await
+            .expect("started");
+        Follower::start(config, thread, stored)
+            .await
+            .expect("started")
+    }
+}
+
+fn service(id: &str) -> wire::ServicePort {
+    wire::ServicePort {
+        id: id.to_owned(),
+        protocol: wire::Protocol::Tcp.into(),
+        endpoints: vec![wire::Endpoint {
+            address: vec![10, 244, 1, 1],
+            port: 8080,
+            node: "n1".to_owned(),
+            ready: true,
+            ..wire::Endpoint::default()
+        }],
+        ..wire::ServicePort::default()
+    }
+}
+
+fn snapshot(generation: u64, ids: &[&str]) -> RouteUpdate {
+    RouteUpdate {
+        epoch: "e".to_owned(),
+        generation,
+        change: Some(Change::Snapshot(wire::Snapshot {
+            services: ids.iter().map(|id| service(id)).collect(),
+            nodes: Vec::new(),
+        })),
+    }
+}
+
+fn delta(base: u64, generation: u64, upserted: &[&str], deleted: &[&str]) -> RouteUpdate {
+    RouteUpdate {
+        epoch: "e".to_owned(),
+        generation,
+        change: Some(Change::Delta(wire::Delta {
+            base_generation: base,
+            upserted_services: upserted.iter().map(|id| service(id)).collect(),
+            deleted_services: deleted.iter().map(|&id| id.to_owned()).collect(),
+            ..wire::Delta::default()
+        })),
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_and_deltas_reach_the_maps_and_are_acked() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let follower = control.follower(state.path(), &maps, None).await;
+    let status = follower.status();
+    tokio::spawn(follower.run());
+    let mut session = control.session().await;
+    assert_eq!(session.hello().await, (String::new(), 0));
+    session.send(snapshot(7, &["a", "b"])).await;
+    assert_eq!(session.ack().await, (7, String::new()));
+    assert_eq!(maps.names(), ["a", "b"]);
+    let seen = maps.state().services[&ServiceName("a".to_owned())].backends[0].locality;
+    assert_eq!(seen, Locality::Node);
+    session.send(delta(7, 8, &["c"], &["a"])).await;
+    assert_eq!(session.ack().await, (8, String::new()));
+    assert_eq!(maps.names(), ["b", "c"]);
+    let status = status.borrow().clone();
+    assert!(status.connected);
+    assert_eq!((status.generation, status.services), (8, 2));
+}
+
+#[tokio::test]
+async fn a_lost_stream_resumes_and_a_wrong_base_begins_anew() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    tokio::spawn(control.follower(state.path(), &maps, None).await.run());
+    let mut session = control.session().await;
+    session.hello().await;
+    session.send(snapshot(1, &["a"])).await;
+    session.ack().await;
+    drop(session);
+
+    let mut session = control.session().await;
+    assert_eq!(session.hello().await, ("e".to_owned(), 1));
+    session.send(delta(5, 6, &["b"], &[])).await;
+
+    let mut session = control.session().await;
+    assert_eq!(
+        session.hello().await,
+        (String::new(), 0),
+        "asks for a snapshot"
+    );
+    assert_eq!(maps.names(), ["a"], "the refused delta changed nothing");
+    session.send(snapshot(6, &["b"])).await;
+    assert_eq!(session.ack().await, (6, String::new()));
+    assert_eq!(maps.names(), ["b"]);
+}
+
+#[tokio::test]
+async fn an_older_generation_is_refused() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    tokio::spawn(control.follower(state.path(), &maps, None).await.run());
+    let mut session = control.session().await;
+    session.hello().await;
+    session.send(snapshot(5, &["a"])).await;
+    session.ack().await;
+    session.send(snapshot(4, &[])).await;
+    let mut session = control.session().await;
+    session.hello().await;
+    assert_eq!(maps.names(), ["a"]);
+}
+
+#[tokio::test]
+async fn the_stored_table_serves_until_control_speaks_and_then_leftovers_go() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut table = Table::default();
+    table.apply(snapshot(3, &["stored"])).expect("applied");
+    // What an earlier agent left in the maps and no table names.
+    let mut leftover = maps.clone();
+    let stray =
+        portolan_agent::routes::ServiceRoute::try_from(service("leftover")).expect("a service");
+    let here = Here {
+        node: "n1".to_owned(),
+        zone: String::new(),
+    };
+    leftover.upsert(&stray.seen_from(&here)).expect("upserted");
+
+    let follower = control.follower(state.path(), &maps, Some(table)).await;
+    assert_eq!(
+        maps.names(),
+        ["leftover", "stored"],
+        "before any control plane was asked"
+    );
+    let saver = follower.store().keep_saving(follower.tables());
+    let running = tokio::spawn(follower.run());
+    let mut session = control.session().await;
+    assert_eq!(session.hello().await, ("e".to_owned(), 3));
+    session.send(delta(3, 3, &[], &[])).await;
+    assert_eq!(session.ack().await, (3, String::new()));
+    assert_eq!(maps.names(), ["stored"]);
+    session.send(delta(3, 4, &["new"], &[])).await;
+    session.ack().await;
+
+    running.abort();
+    drop(running.await);
+    tokio::time::timeout(PATIENCE, saver)
+        .await
+        .expect("in time")
+        .expect("no panic");
+    let stored = TableStore::new(state.path()).load().expect("on disk");
+    assert_eq!((stored.generation, stored.services.len()), (4, 2));
+}
+
+#[tokio::test]
+async fn a_service_that_the_maps_refuse_is_named_in_the_ack_and_tried_again() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    tokio::spawn(control.follower(state.path(), &maps, None).await.run());
+    let mut session = control.session().await;
+    session.hello().await;
+    maps.state().refused.insert("b".to_owned());
+    session.send(snapshot(1, &["a", "b"])).await;
+    let (generation, error) = session.ack().await;
+    assert_eq!(generation, 1);
+    assert!(error.contains("the table of services is full"), "{error}");
+    assert_eq!(maps.names(), ["a"]);
+    maps.state().refused.clear();
+    assert_eq!(session.ack().await, (1, String::new()));
+    assert_eq!(maps.names(), ["a", "b"]);
+}
