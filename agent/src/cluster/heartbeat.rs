@@ -1,12 +1,9 @@
-//! The node's signs of life: a Lease every ten seconds, the Node's status when it changed or grew old.
+//! The node's signs of life: a Lease every ten seconds, and the Node's status where the API shows another or an old one.
 
 use std::{path::PathBuf, time::Duration};
 
 use k8s_openapi::{
-    api::{
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Node, NodeCondition},
-    },
+    api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference},
 };
 use kube::{
@@ -16,7 +13,11 @@ use kube::{
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{ClusterError, NodeFacts, Pressure, node, request};
+use super::{
+    ClusterError, NodeFacts, Pressure,
+    node::{self, NodeState},
+    request,
+};
 use crate::errors::chain;
 
 const NAMESPACE: &str = "kube-node-lease";
@@ -33,8 +34,7 @@ pub struct Heartbeat {
     facts: NodeFacts,
     state_dir: PathBuf,
     node_uid: String,
-    written: Option<(Pressure, Instant)>,
-    conditions: Option<Vec<NodeCondition>>,
+    written: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -46,7 +46,6 @@ impl Heartbeat {
             state_dir,
             node_uid: String::new(),
             written: None,
-            conditions: None,
         }
     }
 
@@ -83,40 +82,40 @@ impl Heartbeat {
         self.renew_lease().await
     }
 
+    /// Compares with what the API shows, not with what was written last: the control plane marks a node that it has not
+    /// heard from.
     async fn write_status_if_due(&mut self) -> Result<(), ClusterError> {
-        let pressure = Pressure::read(&self.state_dir).unwrap_or_else(|error| {
-            tracing::warn!(error = %chain(&error), "can't measure the node's pressure");
-            self.written
-                .map(|(pressure, _)| pressure)
-                .unwrap_or_default()
-        });
-        if self
-            .written
-            .is_some_and(|(written, at)| written == pressure && at.elapsed() < STATUS_EVERY)
-        {
-            return Ok(());
-        }
-        let now = jiff::Timestamp::now();
-        let status = node::status(&self.facts, pressure, self.conditions.as_deref(), now);
         let name = &self.facts.name;
-        let stored = match node::patch_status(&self.client, name, &status).await {
+        let shown = match node::fetch(&self.client, name).await {
             // Someone deleted the Node under a living agent.
             Err(error) if error.code() == Some(404) => {
                 node::ensure_node(&self.client, &self.facts).await?
             }
-            stored => stored?,
+            shown => shown?,
         };
-        self.remember(stored);
-        self.written = Some((pressure, Instant::now()));
+        self.node_uid = shown.metadata.uid.unwrap_or_default();
+        let before = shown.status.and_then(|status| status.conditions);
+        let pressure = Pressure::read(&self.state_dir).unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "can't measure the node's pressure");
+            Pressure::default()
+        });
+        let state = NodeState {
+            is_ready: true,
+            pressure,
+        };
+        let now = jiff::Timestamp::now();
+        let status = node::status(&self.facts, state, before.as_deref(), now);
+        let own = status.conditions.as_deref().unwrap_or_default();
+        let is_fresh = self.written.is_some_and(|at| at.elapsed() < STATUS_EVERY);
+        if is_fresh && !node::conditions_differ(own, before.as_deref()) {
+            return Ok(());
+        }
+        node::patch_status(&self.client, name, &status).await?;
+        self.written = Some(Instant::now());
         Ok(())
     }
 
-    fn remember(&mut self, node: Node) {
-        self.node_uid = node.metadata.uid.unwrap_or_default();
-        self.conditions = node.status.and_then(|status| status.conditions);
-    }
-
-    async fn renew_lease(&mut self) -> Result<(), ClusterError> {
+    async fn renew_lease(&self) -> Result<(), ClusterError> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let name = &self.facts.name;
         let now = MicroTime(jiff::Timestamp::now());
@@ -133,10 +132,7 @@ impl Heartbeat {
                 let lease = self.new_lease(now);
                 let params = PostParams::default();
                 let work = api.create(&params, &lease);
-                request("create lease", name, work).await?;
-                // A Lease is gone when its Node is: look after that as well.
-                self.written = None;
-                Ok(())
+                request("create lease", name, work).await.map(drop)
             }
             renewed => renewed.map(drop),
         }

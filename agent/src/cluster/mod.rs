@@ -16,7 +16,7 @@
 
 use std::{future::Future, path::Path, time::Duration};
 
-use kube::Client;
+pub use kube::Client;
 
 mod events;
 mod heartbeat;

@@ -4,16 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::core::v1::{
-        DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSystemInfo,
-    },
+    api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
 };
 use kube::{
     Api, Client,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{ClusterError, Machine, Pressure, request};
 use crate::errors::Backoff;
@@ -83,21 +81,28 @@ pub fn pod_cidrs(node: &Node) -> Vec<IpNet> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-async fn fetch(client: &Client, name: &str) -> Result<Node, ClusterError> {
+/// Reads the Node.
+pub async fn fetch(client: &Client, name: &str) -> Result<Node, ClusterError> {
     let api: Api<Node> = Api::all(client.clone());
     request("get node", name, api.get(name)).await
 }
 
-/// Makes the Node, or brings the labels and status of one that exists up to date.
+/// Makes the Node, not ready yet, or brings the labels of one that exists up to date. Its status is the heartbeat's: an
+/// agent that starts again must not make a ready node look lost.
 pub async fn ensure_node(client: &Client, facts: &NodeFacts) -> Result<Node, ClusterError> {
     let api: Api<Node> = Api::all(client.clone());
     let name = &facts.name;
+    let state = NodeState {
+        is_ready: false,
+        pressure: Pressure::default(),
+    };
     let node = Node {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             labels: Some(labels(facts)),
             ..ObjectMeta::default()
         },
+        status: Some(status(facts, state, None, jiff::Timestamp::now())),
         ..Node::default()
     };
     let created = request(
@@ -107,24 +112,20 @@ pub async fn ensure_node(client: &Client, facts: &NodeFacts) -> Result<Node, Clu
     )
     .await;
     match created {
-        Ok(_) => {}
         Err(error) if error.code() == Some(409) => {
             let body = Patch::Merge(json!({"metadata": {"labels": labels(facts)}}));
             let params = PatchParams::default();
-            let work = api.patch(name, &params, &body);
-            request("patch node", name, work).await?;
+            request("patch node", name, api.patch(name, &params, &body)).await
         }
-        Err(error) => return Err(error),
+        created => created,
     }
-    let status = status(facts, Pressure::default(), None, jiff::Timestamp::now());
-    patch_status(client, name, &status).await
 }
 
 /// Writes the Node's status.
 pub async fn patch_status(
     client: &Client,
     name: &str,
-    status: &Value,
+    status: &NodeStatus,
 ) -> Result<Node, ClusterError> {
     let api: Api<Node> = Api::all(client.clone());
     let body = Patch::Merge(json!({"status": status}));
@@ -152,24 +153,30 @@ fn labels(facts: &NodeFacts) -> BTreeMap<String, String> {
     labels
 }
 
+/// What changes in a node's status while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeState {
+    /// Whether it can run pods.
+    pub is_ready: bool,
+    /// How hard it is pressed.
+    pub pressure: Pressure,
+}
+
 /// The fields of status that are the agent's. Conditions keep their transition times from `before`.
 pub fn status(
     facts: &NodeFacts,
-    pressure: Pressure,
+    state: NodeState,
     before: Option<&[NodeCondition]>,
     now: jiff::Timestamp,
-) -> Value {
-    json!({
-        "addresses": addresses(facts),
-        "capacity": capacity(&facts.machine),
-        "allocatable": allocatable(&facts.machine),
-        "conditions": conditions(pressure, before, now),
-        "nodeInfo": node_info(&facts.machine),
-        // Where kubelet would be asked for logs and exec; control reaches agents by their own stream instead.
-        "daemonEndpoints": NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
-        },
-    })
+) -> NodeStatus {
+    NodeStatus {
+        addresses: Some(addresses(facts)),
+        capacity: Some(capacity(&facts.machine)),
+        allocatable: Some(allocatable(&facts.machine)),
+        conditions: Some(conditions(state, before, now)),
+        node_info: Some(node_info(&facts.machine)),
+        ..NodeStatus::default()
+    }
 }
 
 fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
@@ -184,11 +191,11 @@ fn addresses(facts: &NodeFacts) -> Vec<NodeAddress> {
     internal.chain([hostname]).collect()
 }
 
-fn capacity(machine: &Machine) -> BTreeMap<&'static str, Quantity> {
+fn capacity(machine: &Machine) -> BTreeMap<String, Quantity> {
     resources(machine.cpus, machine.memory, machine.storage)
 }
 
-fn allocatable(machine: &Machine) -> BTreeMap<&'static str, Quantity> {
+fn allocatable(machine: &Machine) -> BTreeMap<String, Quantity> {
     resources(
         machine.cpus,
         machine.memory.saturating_sub(RESERVED_MEMORY),
@@ -196,8 +203,8 @@ fn allocatable(machine: &Machine) -> BTreeMap<&'static str, Quantity> {
     )
 }
 
-fn resources(cpus: u64, memory: u64, storage: u64) -> BTreeMap<&'static str, Quantity> {
-    BTreeMap::from([
+fn resources(cpus: u64, memory: u64, storage: u64) -> BTreeMap<String, Quantity> {
+    let resources = [
         ("cpu", Quantity(cpus.to_string())),
         ("memory", Quantity(format!("{}Ki", memory >> 10))),
         (
@@ -205,7 +212,10 @@ fn resources(cpus: u64, memory: u64, storage: u64) -> BTreeMap<&'static str, Qua
             Quantity(format!("{}Ki", storage >> 10)),
         ),
         ("pods", Quantity(POD_CAPACITY.to_string())),
-    ])
+    ];
+    resources
+        .map(|(name, quantity)| (name.to_owned(), quantity))
+        .into()
 }
 
 fn node_info(machine: &Machine) -> NodeSystemInfo {
@@ -227,10 +237,11 @@ fn node_info(machine: &Machine) -> NodeSystemInfo {
 
 /// The four conditions, with the reasons that Kubernetes' tools know.
 pub fn conditions(
-    pressure: Pressure,
+    state: NodeState,
     before: Option<&[NodeCondition]>,
     now: jiff::Timestamp,
 ) -> Vec<NodeCondition> {
+    let NodeState { is_ready, pressure } = state;
     let stated = [
         (
             "MemoryPressure",
@@ -250,7 +261,7 @@ pub fn conditions(
             "KubeletHasInsufficientPID",
             "KubeletHasSufficientPID",
         ),
-        ("Ready", true, "KubeletReady", "KubeletNotReady"),
+        ("Ready", is_ready, "KubeletReady", "KubeletNotReady"),
     ];
     let conditions = stated.map(|(type_, holds, reason, otherwise)| {
         let status = if holds { "True" } else { "False" };
@@ -271,6 +282,15 @@ pub fn conditions(
     conditions.to_vec()
 }
 
+/// Whether what the API shows says something else than the node does.
+pub fn conditions_differ(own: &[NodeCondition], shown: Option<&[NodeCondition]>) -> bool {
+    let shown = shown.unwrap_or_default();
+    own.iter().any(|own| {
+        let shown = shown.iter().find(|shown| shown.type_ == own.type_);
+        shown.is_none_or(|shown| (&shown.status, &shown.reason) != (&own.status, &own.reason))
+    })
+}
+
 fn message(reason: &str) -> &'static str {
     match reason {
         "KubeletHasInsufficientMemory" => "the node has insufficient memory available",
@@ -279,6 +299,7 @@ fn message(reason: &str) -> &'static str {
         "KubeletHasNoDiskPressure" => "the node has no disk pressure",
         "KubeletHasInsufficientPID" => "the node has insufficient PID available",
         "KubeletHasSufficientPID" => "the node has sufficient PID available",
+        "KubeletNotReady" => "portolan-agent is starting",
         _ => "portolan-agent is posting ready status",
     }
 }
@@ -309,13 +330,20 @@ mod tests {
         jiff::Timestamp::from_second(second).expect("a time")
     }
 
+    const READY: NodeState = NodeState {
+        is_ready: true,
+        pressure: Pressure {
+            memory: false,
+            disk: false,
+            pid: false,
+        },
+    };
+
     #[test]
     fn status_speaks_kubernetes() {
-        let status = status(&facts(), Pressure::default(), None, at(1));
-        assert_eq!(
-            status["addresses"][0],
-            json!({"type": "InternalIP", "address": "10.89.0.11"})
-        );
+        let status = json!(status(&facts(), READY, None, at(1)));
+        let address = json!({"type": "InternalIP", "address": "10.89.0.11"});
+        assert_eq!(status["addresses"][0], address);
         assert_eq!(status["capacity"]["memory"], "1048576Ki");
         assert_eq!(status["allocatable"]["memory"], "946176Ki");
         assert_eq!(status["capacity"]["pods"], "110");
@@ -326,11 +354,9 @@ mod tests {
 
     #[test]
     fn transition_times_change_with_the_status_alone() {
-        let first = conditions(Pressure::default(), None, at(1));
-        let pressed = Pressure {
-            disk: true,
-            ..Pressure::default()
-        };
+        let first = conditions(READY, None, at(1));
+        let mut pressed = READY;
+        pressed.pressure.disk = true;
         let second = conditions(pressed, Some(&first), at(2));
         let of = |conditions: &[NodeCondition], type_: &str| {
             let found = conditions.iter().find(|condition| condition.type_ == type_);
@@ -339,6 +365,17 @@ mod tests {
         assert_eq!(of(&second, "Ready"), Some(Time(at(1))));
         assert_eq!(of(&second, "DiskPressure"), Some(Time(at(2))));
         assert_eq!(second[1].reason.as_deref(), Some("KubeletHasDiskPressure"));
+    }
+
+    #[test]
+    fn a_node_that_was_thought_lost_differs() {
+        let own = conditions(READY, None, at(1));
+        let later = conditions(READY, None, at(2));
+        assert!(!conditions_differ(&own, Some(&later)), "times alone");
+        let mut unknown = own.clone();
+        unknown[3].status = "Unknown".to_owned();
+        assert!(conditions_differ(&own, Some(&unknown)));
+        assert!(conditions_differ(&own, None));
     }
 
     #[test]

@@ -54,7 +54,7 @@ struct Prepared {
     record: AgentRecord,
     facts: NodeFacts,
     identity: NodeIdentity,
-    client: kube::Client,
+    client: cluster::Client,
     network: NodeNetwork,
     pod_cidrs: Vec<IpNet>,
     dataplane: DataplaneThread,
@@ -238,7 +238,7 @@ fn facts(args: &RunArgs) -> anyhow::Result<NodeFacts> {
 /// What the node's pods have their addresses from: as the control plane said once, or says now.
 async fn pod_cidrs(
     args: &RunArgs,
-    client: &kube::Client,
+    client: &cluster::Client,
     facts: &NodeFacts,
 ) -> anyhow::Result<Vec<IpNet>> {
     if let Some(known) = record::load_pod_cidrs(&args.state_dir)? {
@@ -300,7 +300,7 @@ async fn start_follower(node: &Prepared) -> anyhow::Result<Follower> {
 }
 
 /// Registers the node, however long that takes, and keeps it alive in the cluster's eyes.
-async fn keep_alive(args: RunArgs, client: kube::Client, facts: NodeFacts, recorder: Recorder) {
+async fn keep_alive(args: RunArgs, client: cluster::Client, facts: NodeFacts, recorder: Recorder) {
     let node = cluster::register(&client, &facts).await;
     record::warn_if_moved(&args.state_dir, &cluster::pod_cidrs(&node));
     recorder.record(

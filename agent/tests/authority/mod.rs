@@ -35,7 +35,8 @@ impl Authority {
     pub fn fingerprint(&self) -> String {
         let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM");
         let digest = Sha256::digest(der.as_ref());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        let digits: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        digits.concat()
     }
 
     /// A server's certificate for 127.0.0.1 with this CA behind it.
