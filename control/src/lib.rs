@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allocation;
 pub mod api;
 pub mod pki;
 mod random;
