@@ -4,7 +4,9 @@
 
 pub mod allocation;
 pub mod api;
+pub mod controllers;
 pub mod pki;
 mod random;
 pub mod resource;
+pub mod scheduler;
 pub mod store;

@@ -1,0 +1,196 @@
+//! The shared informers: one a resource, whoever looks.
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        coordination::v1::Lease,
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cache::{Index, Object, Partial},
+    clock::Clock,
+    event_ttl::EventAge,
+    informer::{AnyInformer, Informer},
+    meta,
+    resources::{
+        DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS,
+        SERVICES,
+    },
+};
+use crate::api::Api;
+
+/// Finds objects by the uid of their controller.
+pub const BY_CONTROLLER: &str = "controller";
+/// Finds objects that no controller controls by their namespace.
+pub const ORPHANS: &str = "orphans";
+/// Finds pods by the node that they are bound to.
+pub const BY_NODE: &str = "node";
+/// Finds objects by "NAMESPACE/KEY=VALUE" of each of their labels.
+pub const BY_LABEL: &str = "label";
+
+/// See the file's front page.
+pub struct Informers {
+    /// Deployments.
+    pub deployments: Arc<Informer<Deployment>>,
+    /// EndpointSlices, by label.
+    pub endpoint_slices: Arc<Informer<EndpointSlice>>,
+    /// Events, of which only the age is kept.
+    pub events: Arc<Informer<EventAge>>,
+    /// Leases.
+    pub leases: Arc<Informer<Lease>>,
+    /// Namespaces.
+    pub namespaces: Arc<Informer<Namespace>>,
+    /// Nodes.
+    pub nodes: Arc<Informer<Node>>,
+    /// Pods, by controller, node and label; those without controller by namespace.
+    pub pods: Arc<Informer<Pod>>,
+    /// ReplicaSets, by controller; those without by namespace.
+    pub replica_sets: Arc<Informer<ReplicaSet>>,
+    /// Services.
+    pub services: Arc<Informer<Service>>,
+    /// The metadata of every other kind.
+    pub others: Vec<Arc<Informer<Partial>>>,
+}
+
+impl Informers {
+    /// Informers of everything in the table of kinds.
+    pub fn new(api: &Arc<dyn Api>, clock: &Arc<dyn Clock>, kinds: &[Kind]) -> Self {
+        let typed = [
+            DEPLOYMENTS,
+            ENDPOINT_SLICES,
+            EVENTS,
+            LEASES,
+            NAMESPACES,
+            NODES,
+            PODS,
+            REPLICA_SETS,
+            SERVICES,
+        ];
+        let others = kinds
+            .iter()
+            .filter(|kind| !typed.contains(&kind.resource))
+            .map(|kind| Informer::new(kind.resource, Arc::clone(api), Arc::clone(clock), vec![]))
+            .collect();
+        macro_rules! informer {
+            ($resource:ident, $indexes:expr) => {
+                Informer::new($resource, Arc::clone(api), Arc::clone(clock), $indexes)
+            };
+        }
+        Self {
+            deployments: informer!(DEPLOYMENTS, vec![]),
+            endpoint_slices: informer!(ENDPOINT_SLICES, vec![by_label()]),
+            events: informer!(EVENTS, vec![]),
+            leases: informer!(LEASES, vec![]),
+            namespaces: informer!(NAMESPACES, vec![]),
+            nodes: informer!(NODES, vec![]),
+            pods: informer!(
+                PODS,
+                vec![by_controller(), orphans(), by_label(), pods_by_node()]
+            ),
+            replica_sets: informer!(REPLICA_SETS, vec![by_controller(), orphans()]),
+            services: informer!(SERVICES, vec![]),
+            others,
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<dyn AnyInformer>> {
+        let mut all: Vec<Arc<dyn AnyInformer>> = vec![
+            Arc::clone(&self.deployments) as _,
+            Arc::clone(&self.endpoint_slices) as _,
+            Arc::clone(&self.events) as _,
+            Arc::clone(&self.leases) as _,
+            Arc::clone(&self.namespaces) as _,
+            Arc::clone(&self.nodes) as _,
+            Arc::clone(&self.pods) as _,
+            Arc::clone(&self.replica_sets) as _,
+            Arc::clone(&self.services) as _,
+        ];
+        all.extend(self.others.iter().map(|other| Arc::clone(other) as _));
+        all
+    }
+
+    /// Starts all of them; every handler must be in place.
+    pub fn start(&self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        for informer in self.all() {
+            tasks.spawn(informer.run(shutdown.clone()));
+        }
+    }
+
+    /// Completes when pods and nodes are known, which is all that the scheduler waits for.
+    pub async fn pods_and_nodes_synced(&self) {
+        self.pods.synced().await;
+        self.nodes.synced().await;
+    }
+
+    /// Completes when each has its first list.
+    pub async fn synced(&self) {
+        for informer in self.all() {
+            informer.synced().await;
+        }
+    }
+}
+
+fn by_controller<T: Object>() -> Index<T> {
+    Index {
+        name: BY_CONTROLLER,
+        words: |object| {
+            meta::controller_of(object.metadata())
+                .map(|owner| owner.uid.clone())
+                .into_iter()
+                .collect()
+        },
+    }
+}
+
+fn orphans<T: Object>() -> Index<T> {
+    Index {
+        name: ORPHANS,
+        words: |object| match meta::controller_of(object.metadata()) {
+            Some(_) => Vec::new(),
+            None => object.metadata().namespace.iter().cloned().collect(),
+        },
+    }
+}
+
+fn by_label<T: Object>() -> Index<T> {
+    Index {
+        name: BY_LABEL,
+        words: |object| {
+            let metadata: &ObjectMeta = object.metadata();
+            let namespace = meta::namespace(metadata);
+            metadata
+                .labels
+                .iter()
+                .flatten()
+                .map(|(key, value)| label_word(namespace, key, value))
+                .collect()
+        },
+    }
+}
+
+/// The word that [`BY_LABEL`] files a label under.
+pub fn label_word(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
+
+fn pods_by_node() -> Index<Pod> {
+    Index {
+        name: BY_NODE,
+        words: |pod| {
+            pod.spec
+                .as_ref()
+                .and_then(|spec| spec.node_name.clone())
+                .into_iter()
+                .collect()
+        },
+    }
+}

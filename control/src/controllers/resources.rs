@@ -1,0 +1,43 @@
+//! The resources that controllers name.
+
+use crate::api::ResourceId;
+
+/// A row of the resource table, as far as garbage collection and namespace clearing need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// How URLs name it.
+    pub resource: ResourceId,
+    /// How manifests and owner references name it.
+    pub kind: &'static str,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+}
+
+const fn v1(group: &'static str, plural: &'static str) -> ResourceId {
+    ResourceId {
+        group,
+        version: "v1",
+        plural,
+    }
+}
+
+/// core/v1 pods.
+pub const PODS: ResourceId = v1("", "pods");
+/// core/v1 nodes.
+pub const NODES: ResourceId = v1("", "nodes");
+/// core/v1 namespaces.
+pub const NAMESPACES: ResourceId = v1("", "namespaces");
+/// core/v1 services.
+pub const SERVICES: ResourceId = v1("", "services");
+/// core/v1 serviceaccounts.
+pub const SERVICE_ACCOUNTS: ResourceId = v1("", "serviceaccounts");
+/// core/v1 events.
+pub const EVENTS: ResourceId = v1("", "events");
+/// apps/v1 deployments.
+pub const DEPLOYMENTS: ResourceId = v1("apps", "deployments");
+/// apps/v1 replicasets.
+pub const REPLICA_SETS: ResourceId = v1("apps", "replicasets");
+/// discovery.k8s.io/v1 endpointslices.
+pub const ENDPOINT_SLICES: ResourceId = v1("discovery.k8s.io", "endpointslices");
+/// coordination.k8s.io/v1 leases.
+pub const LEASES: ResourceId = v1("coordination.k8s.io", "leases");
