@@ -5,8 +5,10 @@
 pub mod allocation;
 pub mod api;
 pub mod controllers;
+pub mod grpc;
 pub mod pki;
 mod random;
 pub mod resource;
+pub mod routing;
 pub mod scheduler;
 pub mod store;
