@@ -242,12 +242,24 @@ fn routes_follow_the_nodes() {
         routes()
     );
 
+    let reconcile = |peer: PeerNode| {
+        one.namespace.run(async || {
+            let node = NodeNetwork::open("eth0").await.expect("the node's network");
+            node.reconcile_peers(&[peer]).await
+        })
+    };
     let mut moved = two.as_peer();
+    moved.addresses = vec![
+        IpAddr::from([10, 89, 0, 76]),
+        "fd00:89::76".parse().expect("an address"),
+    ];
+    let problems = reconcile(moved.clone());
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(routes().matches("via").count(), 2, "{}", routes());
+    assert_eq!(routes().matches("::76 ").count(), 1, "{}", routes());
+
     moved.addresses = vec![IpAddr::from([10, 89, 0, 77])];
-    let problems = one.namespace.run(async || {
-        let node = NodeNetwork::open("eth0").await.expect("the node's network");
-        node.reconcile_peers(&[moved]).await
-    });
+    let problems = reconcile(moved);
     assert_eq!(problems.len(), 1);
     assert_eq!(
         problems[0].to_string(),

@@ -174,6 +174,9 @@ fn forward_packets(uplink: &str) -> Result<(), NetworkError> {
         sysctl::set(&format!("net/ipv4/conf/{interface}/rp_filter"), "0")?;
         sysctl::set(&format!("net/ipv4/conf/{interface}/send_redirects"), "0")?;
     }
+    if !sysctl::exists("net/ipv6")? {
+        return Ok(());
+    }
     // A router ignores router advertisements, and addresses that it had from them expire, unless told otherwise first.
     let accept_ra = format!("net/ipv6/conf/{uplink}/accept_ra");
     if sysctl::get(&accept_ra)? == "1" {

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use super::NetworkError;
 
@@ -24,13 +24,16 @@ pub fn get(name: &str) -> Result<String, NetworkError> {
 
 /// Sets a setting that not every kernel has.
 pub fn set_if_known(name: &str, value: &str) -> Result<(), NetworkError> {
-    match fs::exists(path(name)) {
-        Ok(false) => Ok(()),
-        Ok(true) => set(name, value),
-        Err(error) => Err(NetworkError::new::<io::Error>("look for sysctl", name)(
-            error,
-        )),
+    if exists(name)? {
+        set(name, value)
+    } else {
+        Ok(())
     }
+}
+
+/// Whether the kernel has a setting, or a family of them.
+pub fn exists(name: &str) -> Result<bool, NetworkError> {
+    fs::exists(path(name)).map_err(NetworkError::new("look for sysctl", name.to_owned()))
 }
 
 fn path(name: &str) -> PathBuf {
