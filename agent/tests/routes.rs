@@ -236,9 +236,7 @@ impl Control {
             state_dir: state.to_owned(),
         };
         let maps = maps.clone();
-        let (thread, ()) = DataplaneThread::start(move || Ok((maps, ())))
-            .await
-            .expect("started");
+        let (thread, _opening) = DataplaneThread::start(move || Ok((maps, ()))).expect("started");
         Follower::start(config, thread, stored)
             .await
             .expect("started")

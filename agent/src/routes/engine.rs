@@ -101,45 +101,55 @@ pub struct DataplaneThread {
     jobs: mpsc::Sender<Job>,
 }
 
-impl DataplaneThread {
-    /// Opens a dataplane on a thread of its own, which stays in the caller's network namespace, and returns what else
-    /// opening yielded.
-    pub async fn start<M: Maps, T: Send + 'static>(
-        open: impl FnOnce() -> Result<(M, T), Error> + Send + 'static,
-    ) -> Result<(Self, T), Error> {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let (opened, outcome) = oneshot::channel();
-        thread::Builder::new()
-            .name("dataplane".to_owned())
-            .spawn(move || {
-                let mut maps = match open() {
-                    Ok((maps, yielded)) => {
-                        if opened.send(Ok(yielded)).is_err() {
-                            return;
-                        }
-                        maps
-                    }
-                    Err(error) => {
-                        // An agent that no longer waits is ending.
-                        drop(opened.send(Err(error)));
-                        return;
-                    }
-                };
-                for job in inbox {
-                    job(&mut maps);
-                }
-            })
-            .map_err(|source| Error::System {
-                operation: "start",
-                object: "the dataplane's thread".to_owned(),
-                source,
-            })?;
-        match outcome.await {
-            Ok(yielded) => Ok((Self { jobs }, yielded?)),
-            Err(_) => Err(Error::System {
+/// A dataplane that is being opened, which takes the kernel's verifier a while.
+pub struct Opening<T> {
+    outcome: oneshot::Receiver<Result<T, Error>>,
+}
+
+impl<T> Opening<T> {
+    /// What opening yielded besides the dataplane.
+    pub async fn finish(self) -> Result<T, Error> {
+        self.outcome.await.unwrap_or_else(|_| {
+            Err(Error::System {
                 operation: "open",
                 object: "the dataplane".to_owned(),
                 source: std::io::Error::other(DataplaneStopped),
+            })
+        })
+    }
+}
+
+impl DataplaneThread {
+    /// Opens a dataplane on a thread of its own, which stays in the caller's network namespace. Work may be handed in
+    /// at once; it is done when the dataplane is open.
+    pub fn start<M: Maps, T: Send + 'static>(
+        open: impl FnOnce() -> Result<(M, T), Error> + Send + 'static,
+    ) -> Result<(Self, Opening<T>), Error> {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (opened, outcome) = oneshot::channel();
+        let work = move || {
+            let (mut maps, yielded) = match open() {
+                Ok(open) => open,
+                Err(error) => {
+                    // An agent that no longer waits is ending.
+                    drop(opened.send(Err(error)));
+                    return;
+                }
+            };
+            if opened.send(Ok(yielded)).is_err() {
+                return;
+            }
+            for job in inbox {
+                job(&mut maps);
+            }
+        };
+        let builder = thread::Builder::new().name("dataplane".to_owned());
+        match builder.spawn(work) {
+            Ok(_) => Ok((Self { jobs }, Opening { outcome })),
+            Err(source) => Err(Error::System {
+                operation: "start",
+                object: "the dataplane's thread".to_owned(),
+                source,
             }),
         }
     }

@@ -22,7 +22,7 @@ mod table;
 mod withdrawal;
 
 pub use convert::{ConvertError, EndpointRoute, Here, NodeRoute, ServiceRoute};
-pub use engine::{DataplaneStopped, DataplaneThread, Maps};
+pub use engine::{DataplaneStopped, DataplaneThread, Maps, Opening};
 pub use follow::{FollowConfig, Follower, RouteStatus};
 pub use store::TableStore;
 pub use table::{Change, Table, UpdateError};

@@ -38,7 +38,7 @@ use crate::{
     lock::StateLock,
     network::{NodeNetwork, PodNetworkConfig, VethPodNetwork},
     pod::{self, EventSeverity, Manager, PodChannels},
-    routes::{DataplaneThread, FollowConfig, Follower, Here, Table, TableStore},
+    routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
 };
 use answers::NodeAnswers;
 pub use record::{AgentRecord, default_pin_dir, forget_pod_cidrs};
@@ -58,7 +58,6 @@ struct Prepared {
     network: NodeNetwork,
     pod_cidrs: Vec<IpNet>,
     dataplane: DataplaneThread,
-    xdp: XdpMode,
 }
 
 /// Runs the agent until a signal ends it.
@@ -66,8 +65,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let object = preflight(&args)?;
     files::create_private_directory(&args.state_dir)?;
     let _lock = StateLock::take(&args.state_dir)?;
-    let node = prepare(args, object).await?;
-    let (channels, manager) = start_pods(&node).await?;
+    let (node, opening) = prepare(args, object).await?;
+    // The containers that run already need not wait for the programs to be verified.
+    let open = async { opening.finish().await.context("open the dataplane") };
+    let (xdp, (channels, manager)) = tokio::try_join!(open, start_pods(&node))?;
+    tracing::info!(uplink = node.args.uplink, ?xdp, "the dataplane is attached");
     let follower = start_follower(&node).await?;
     let saver = follower.store().keep_saving(follower.tables());
     let answers = NodeAnswers {
@@ -75,7 +77,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         dataplane: node.dataplane.clone(),
         routes: follower.status(),
         manager: Arc::new(manager),
-        xdp: node.xdp,
+        xdp,
     };
     let admin = AdminServer::bind(&node.args.state_dir)?;
     let mut tasks = JoinSet::new();
@@ -106,7 +108,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Everything that pods and routes stand on.
-async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<Prepared> {
+async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<(Prepared, Opening<XdpMode>)> {
     let record = AgentRecord::of(&args);
     record.save(&args.state_dir)?;
     let network = NodeNetwork::open(&args.uplink)
@@ -120,8 +122,8 @@ async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<Prepared> {
     let client = cluster::client(&args.server, &args.state_dir)?;
     let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
     network.claim_pod_cidrs(&pod_cidrs).await?;
-    let (dataplane, xdp) = open_dataplane(&args, &record, object).await?;
-    Ok(Prepared {
+    let (dataplane, opening) = open_dataplane(&args, &record, object)?;
+    let node = Prepared {
         args,
         record,
         facts,
@@ -130,8 +132,8 @@ async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<Prepared> {
         network,
         pod_cidrs,
         dataplane,
-        xdp,
-    })
+    };
+    Ok((node, opening))
 }
 
 async fn start_pods(node: &Prepared) -> anyhow::Result<(PodChannels, Manager)> {
@@ -250,24 +252,21 @@ async fn pod_cidrs(
     Ok(cidrs)
 }
 
-async fn open_dataplane(
+fn open_dataplane(
     args: &RunArgs,
     record: &AgentRecord,
     object: PathBuf,
-) -> anyhow::Result<(DataplaneThread, XdpMode)> {
+) -> anyhow::Result<(DataplaneThread, Opening<XdpMode>)> {
     bpffs::ensure(&record.pin_dir)?;
     let config =
         portolan_dataplane::Config::new(object, record.pin_dir.clone(), args.node_ips.clone());
     let uplink = args.uplink.clone();
-    let (thread, xdp) = DataplaneThread::start(move || {
+    let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;
         let mode = dataplane.attach_uplink(&uplink)?;
         Ok((dataplane, mode))
-    })
-    .await
-    .context("open the dataplane")?;
-    tracing::info!(uplink = args.uplink, ?xdp, "the dataplane is attached");
-    Ok((thread, xdp))
+    });
+    Ok(started?)
 }
 
 fn pod_config(args: &RunArgs, record: &AgentRecord, facts: &NodeFacts) -> pod::Config {
