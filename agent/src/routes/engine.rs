@@ -128,19 +128,16 @@ impl DataplaneThread {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (opened, outcome) = oneshot::channel();
         let work = move || {
-            let (mut maps, yielded) = match open() {
-                Ok(open) => open,
-                Err(error) => {
-                    // An agent that no longer waits is ending.
-                    drop(opened.send(Err(error)));
-                    return;
-                }
+            let (maps, outcome) = match open() {
+                Ok((maps, yielded)) => (Some(maps), Ok(yielded)),
+                Err(error) => (None, Err(error)),
             };
-            if opened.send(Ok(yielded)).is_err() {
-                return;
-            }
-            for job in inbox {
-                job(&mut maps);
+            // Not everyone who hands work in wants to know.
+            drop(opened.send(outcome));
+            if let Some(mut maps) = maps {
+                for job in inbox {
+                    job(&mut maps);
+                }
             }
         };
         let builder = thread::Builder::new().name("dataplane".to_owned());
