@@ -14,7 +14,7 @@ use portolan_wire::v1::{
     JoinRequest, JoinResponse,
     join_server::{Join, JoinServer},
 };
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair, PublicKeyData};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
@@ -127,8 +127,12 @@ fn token(fingerprint: &str) -> JoinToken {
         .expect("a token")
 }
 
+fn key() -> KeyPair {
+    KeyPair::generate().expect("a key")
+}
+
 async fn refused(running: &Running, token: &JoinToken) -> JoinError {
-    join(&running.url(), "n1", token)
+    join(&running.url(), "n1", token, &key())
         .await
         .expect_err("not to be let in")
 }
@@ -181,7 +185,7 @@ async fn a_server_with_another_ca_never_sees_the_token() {
 async fn a_certificate_for_another_name_is_not_trusted() {
     let running = Running::start(Behaviour::Admit).await;
     let url = format!("https://localhost:{}", running.address.port());
-    let error = join(&url, "n1", &running.token())
+    let error = join(&url, "n1", &running.token(), &key())
         .await
         .expect_err("another name");
     assert!(matches!(error, JoinError::Untrusted { .. }), "{error:?}");
@@ -229,7 +233,9 @@ async fn an_unreachable_server_is_tried_until_it_is_there() {
     let authority = Arc::new(Authority::new("portolan"));
     let token = token(&authority.fingerprint());
     let url = format!("https://{address}");
-    let error = join(&url, "n1", &token).await.expect_err("nobody listens");
+    let error = join(&url, "n1", &token, &key())
+        .await
+        .expect_err("nobody listens");
     assert!(error.is_transient(), "{error:?}");
 
     let state = tempfile::tempdir().expect("a temporary directory");
@@ -246,13 +252,23 @@ async fn an_unreachable_server_is_tried_until_it_is_there() {
         .expect("no panic")
         .expect("joined");
     assert_eq!(running.calls.load(Ordering::SeqCst), 3);
+    let requests = running.requests.lock().expect("no panic under the lock");
+    let keys = requests.iter().map(|request| {
+        let csr = &request.certificate_request_pem;
+        let csr = CertificateSigningRequestParams::from_pem(csr).expect("a request");
+        csr.public_key.der_bytes().to_vec()
+    });
+    let keys: std::collections::BTreeSet<_> = keys.collect();
+    assert_eq!(keys.len(), 1, "every attempt is for the same key");
 }
 
 #[tokio::test]
 async fn a_url_that_is_none_is_named() {
     let token = token(&"0".repeat(64));
     for url in ["10.89.0.1:6443", "http://10.89.0.1:6443", ""] {
-        let error = join(url, "n1", &token).await.expect_err("no https URL");
+        let error = join(url, "n1", &token, &key())
+            .await
+            .expect_err("no https URL");
         assert!(matches!(error, JoinError::Server(_)), "{url}: {error:?}");
     }
 }

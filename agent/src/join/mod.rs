@@ -129,9 +129,11 @@ pub async fn identity_or_join(
         return Ok(identity);
     }
     let token = token()?;
+    // One key for all attempts: a server that admitted it and could not say so admits it again.
+    let key = KeyPair::generate()?;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
-        match join(server, node_name, &token).await {
+        match join(server, node_name, &token, &key).await {
             Ok(identity) => {
                 identity.store(state_dir).map_err(JoinError::Keep)?;
                 tracing::info!(server, node_name, "joined the cluster");
@@ -152,12 +154,12 @@ pub async fn join(
     server: &str,
     node_name: &str,
     token: &JoinToken,
+    key: &KeyPair,
 ) -> Result<NodeIdentity, JoinError> {
-    let key = KeyPair::generate()?;
     let request = JoinRequest {
         token: token.reveal(),
         node_name: node_name.to_owned(),
-        certificate_request_pem: certificate_request(node_name, &key)?,
+        certificate_request_pem: certificate_request(node_name, key)?,
     };
     let mut client = JoinClient::new(connect(server, token).await?);
     let response = client
