@@ -33,10 +33,11 @@ use crate::{
         self, ApiReferences, EventSubject, Heartbeat, Machine, NodeFacts, Recorder, Reporter,
         follow_pods,
     },
+    errors::chain,
     files,
     join::{JoinError, JoinToken, NodeIdentity, identity_or_join},
     lock::StateLock,
-    network::{NodeNetwork, PodNetworkConfig, VethPodNetwork},
+    network::{NodeNetwork, PodNetwork, PodNetworkConfig, VethPodNetwork},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
 };
@@ -68,8 +69,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (node, opening) = prepare(args, object).await?;
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
-    let (xdp, (channels, manager)) = tokio::try_join!(open, start_pods(&node))?;
+    let (
+        xdp,
+        Pods {
+            channels,
+            manager,
+            network,
+        },
+    ) = tokio::try_join!(open, start_pods(&node))?;
     tracing::info!(uplink = node.args.uplink, ?xdp, "the dataplane is attached");
+    detach_strays(&node, &network).await;
     let follower = start_follower(&node).await?;
     let saver = follower.store().keep_saving(follower.tables());
     let answers = NodeAnswers {
@@ -136,17 +145,27 @@ async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<(Prepared, Op
     Ok((node, opening))
 }
 
-async fn start_pods(node: &Prepared) -> anyhow::Result<(PodChannels, Manager)> {
+/// The node's pods once they are managed.
+struct Pods {
+    channels: PodChannels,
+    manager: Manager,
+    network: Arc<VethPodNetwork>,
+}
+
+async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
     let config = PodNetworkConfig {
         state_dir: node.args.state_dir.clone(),
         pod_cidrs: node.pod_cidrs.clone(),
         node_addresses: node.args.node_ips.clone(),
         mtu: node.network.uplink().mtu,
     };
-    let network = VethPodNetwork::open(config, Arc::new(node.dataplane.clone()))?;
+    let network = Arc::new(VethPodNetwork::open(
+        config,
+        Arc::new(node.dataplane.clone()),
+    )?);
     let references = ApiReferences::new(node.client.clone());
     let config = pod_config(&node.args, &node.record, &node.facts);
-    let (channels, manager) = Manager::start(config, Arc::new(network), Arc::new(references))
+    let (channels, manager) = Manager::start(config, network.clone(), Arc::new(references))
         .await
         .context("start the node's pods")?;
     let adoption = manager.adoption();
@@ -155,7 +174,26 @@ async fn start_pods(node: &Prepared) -> anyhow::Result<(PodChannels, Manager)> {
         adoption.containers,
         adoption.elapsed.as_millis()
     );
-    Ok((channels, manager))
+    Ok(Pods {
+        channels,
+        manager,
+        network,
+    })
+}
+
+/// Takes away the networks of pods that the manager does not remember, before it hears of any pod: a crash came between
+/// forgetting the one and the other.
+async fn detach_strays(node: &Prepared, network: &VethPodNetwork) {
+    let remembered = pod_config(&node.args, &node.record, &node.facts).pods_dir();
+    for uid in network.pods() {
+        if remembered.join(&uid).exists() {
+            continue;
+        }
+        tracing::info!(uid, "taking away the network of a pod that is no more");
+        if let Err(error) = network.detach(&uid).await {
+            tracing::warn!(error = %chain(&error), uid, "a pod's network is left behind");
+        }
+    }
 }
 
 /// The parts that run side by side for as long as the agent does.
