@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, progress::Progress, setup, workspace::Workspace};
+use crate::{cargo, command, progress::Progress, setup, workspace::Workspace};
 
 /// Names a prebuilt object; tests and agents use the same variable to find theirs.
 pub const OBJECT_VARIABLE: &str = "PORTOLAN_EBPF_OBJECT";
@@ -194,8 +194,7 @@ pub fn clippy(workspace: &Workspace) -> Result<()> {
 
 /// A cargo that compiles the kernel programs.
 fn kernel_cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Result<Command> {
-    let mut cargo = Command::new("cargo");
-    strip_cargo_environment(&mut cargo);
+    let mut cargo = cargo::with_any_compiler();
     // One architecture's register layout is compiled in: kernel programs run where they are built.
     let flags = format!(
         "--cfg=bpf_target_arch=\"{}\" -Cdebuginfo=2 -Ctarget-cpu=v3 -Clink-arg=--btf",
@@ -223,31 +222,6 @@ fn kernel_cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Res
         cargo.arg("-Zbuild-std=core");
     }
     Ok(cargo)
-}
-
-/// Keeps what the outer cargo and rustup told us from the inner one, which has another compiler.
-pub fn strip_cargo_environment(command: &mut Command) {
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let inherited = text.starts_with("RUSTC")
-            || text.starts_with("CARGO_")
-            || matches!(
-                &*text,
-                "CARGO" | "RUSTFLAGS" | "RUSTDOCFLAGS" | "RUSTUP_TOOLCHAIN"
-            );
-        // Where cargo keeps downloads and how it reaches the registry is the user's, not the outer build's.
-        let of_user = [
-            "CARGO_HOME",
-            "CARGO_NET_",
-            "CARGO_HTTP_",
-            "CARGO_REGISTRIES_",
-        ]
-        .iter()
-        .any(|prefix| text.starts_with(prefix));
-        if inherited && !of_user {
-            command.env_remove(&name);
-        }
-    }
 }
 
 /// The names of the executables that cargo left in a profile's folder.
@@ -282,24 +256,7 @@ fn place(workspace: &Workspace, from: &Path, name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn the_inner_cargo_inherits_no_compiler() {
-        let mut command = Command::new("true");
-        strip_cargo_environment(&mut command);
-        let removed: BTreeSet<String> = command
-            .get_envs()
-            .filter(|(_, value)| value.is_none())
-            .map(|(name, _)| name.to_string_lossy().into_owned())
-            .collect();
-        // Cargo sets this one for every test it runs.
-        assert!(removed.contains("CARGO_MANIFEST_DIR"), "{removed:?}");
-        assert!(!removed.contains("CARGO_HOME"), "{removed:?}");
-        assert!(!removed.contains("PATH"), "{removed:?}");
-    }
 
     #[test]
     fn a_compiler_without_the_core_is_passed_over() {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{build_ebpf::strip_cargo_environment, command, workspace::Workspace};
+use crate::{cargo, command, workspace::Workspace};
 
 const PROGRAM: &str = "portolan-demo";
 
@@ -39,10 +39,8 @@ pub fn build(workspace: &Workspace) -> Result<Demo> {
     }
     let host = host_triple(workspace)?;
     let target = workspace.target().join("static");
-    let mut cargo = Command::new("cargo");
-    strip_cargo_environment(&mut cargo);
     command::output(
-        cargo
+        cargo::with_any_compiler()
             .current_dir(workspace.root())
             // With a --target the flags leave build scripts and procedural macros alone.
             .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")

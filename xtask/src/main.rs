@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod build_ebpf;
+mod cargo;
 mod cluster;
 mod command;
 mod daemon;

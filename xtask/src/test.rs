@@ -4,14 +4,16 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::Stdio,
     time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{build_ebpf, command, machine, progress::Progress, setup, up, workspace::Workspace};
+use crate::{
+    build_ebpf, cargo, command, machine, progress::Progress, setup, up, workspace::Workspace,
+};
 
 /// Which tests to run.
 #[derive(Args)]
@@ -177,7 +179,7 @@ fn test_targets(workspace: &Workspace, folder: &str) -> Result<Vec<String>> {
 
 /// Runs one `cargo test`, showing and counting what it says.
 fn run_tests(workspace: &Workspace, selection: &[String]) -> Result<(Totals, bool)> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = cargo::as_user();
     cargo
         .current_dir(workspace.root())
         .args(["test", "--no-fail-fast"])

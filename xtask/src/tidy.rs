@@ -5,13 +5,11 @@ mod licences;
 mod packages;
 mod sources;
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 
 use crate::{
     build_ebpf::{self, Toolchain},
-    command,
+    cargo, command,
     progress::Progress,
     workspace::Workspace,
 };
@@ -52,7 +50,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn formatting(workspace: &Workspace) -> Result<Vec<String>> {
-    let output = Command::new("cargo")
+    let output = cargo::as_user()
         .current_dir(workspace.root())
         .args(["fmt", "--all", "--check", "--", "--files-with-diff"])
         .output()
@@ -71,7 +69,7 @@ fn formatting(workspace: &Workspace) -> Result<Vec<String>> {
 }
 
 fn lints(workspace: &Workspace) -> Vec<String> {
-    let mut clippy = Command::new("cargo");
+    let mut clippy = cargo::as_user();
     clippy.current_dir(workspace.root()).args([
         "clippy",
         "--quiet",

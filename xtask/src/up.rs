@@ -4,13 +4,13 @@ mod fabric;
 mod proof;
 mod start;
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Instant};
+use std::{fs, path::PathBuf, thread, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build_ebpf,
+    build_ebpf, cargo,
     cluster::{self, Cluster, MOST_NODES, Node},
     command, demo, down, machine,
     progress::Progress,
@@ -139,7 +139,7 @@ fn clear_earlier(workspace: &Workspace, progress: &Progress) -> Result<()> {
 /// Builds programs, kernel programs and the demo. The whole workspace is one selection, the same as for tests, so that
 /// nothing is compiled twice.
 pub fn build(workspace: &Workspace, release: bool) -> Result<Programs> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = cargo::as_user();
     cargo
         .current_dir(workspace.root())
         .args(["build", "--quiet"]);

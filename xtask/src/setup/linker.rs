@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::archive;
 use crate::{
     build_ebpf::{self, Toolchain},
-    command,
+    cargo, command,
     progress::Progress,
     workspace::Workspace,
 };
@@ -105,10 +105,8 @@ fn build(workspace: &Workspace, rustc: &Path, wanted: &Built) -> Result<()> {
     }
     let real = llvm_library(rustc, wanted.llvm)?;
     symlink(&real, &library).with_context(|| format!("link {}", library.display()))?;
-    let mut install = Command::new("cargo");
-    build_ebpf::strip_cargo_environment(&mut install);
     command::output(
-        install
+        cargo::with_any_compiler()
             .args(["install", "bpf-linker", "--locked", "--force"])
             .args(["--version", VERSION, "--no-default-features"])
             .arg(format!("--features=llvm-{}", wanted.llvm))

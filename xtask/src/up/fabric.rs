@@ -83,7 +83,7 @@ fn bridge(members: &[(String, [String; 2])], peer_program: Option<&Path>) -> Str
         if let Some(object) = peer_program.filter(|_| port != "host") {
             writeln!(
                 batch,
-                "link set {port} xdpdrv object {} section xdp",
+                "link set {port} xdpdrv object {} section xdp.frags",
                 object.display()
             )
             .expect("writing to a string");
@@ -130,7 +130,7 @@ mod tests {
             "{batch}"
         );
         assert!(
-            batch.contains("link set n1 xdpdrv object /x/xdp-pass.o section xdp\n"),
+            batch.contains("link set n1 xdpdrv object /x/xdp-pass.o section xdp.frags\n"),
             "{batch}"
         );
         assert!(
