@@ -1,5 +1,7 @@
 //! Network namespaces that stand in for nodes, joined by a veth pair, and taken away with their guard.
 
+#![allow(dead_code, reason = "each test uses the part that it needs")]
+
 use std::{
     fs::File,
     io::{Read, Write},
