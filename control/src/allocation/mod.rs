@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod addresses;
+pub mod admission;
 mod ledger;
 pub mod pod_cidrs;
 pub mod repair;

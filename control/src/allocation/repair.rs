@@ -35,6 +35,13 @@ pub struct Books {
     ports: Vec<Held>,
 }
 
+impl Books {
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.ports.is_empty()
+    }
+}
+
 impl Services {
     /// Reads everything that is held.
     pub async fn books(&self) -> Result<Books, Error> {

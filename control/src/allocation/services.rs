@@ -47,6 +47,17 @@ impl Reservation {
         free(&self.addresses, &self.ports, &self.owner, &self.given_up).await
     }
 
+    /// Hands over what was taken, as (owner, item), to whoever will see whether the write takes place.
+    pub(super) fn into_taken(self) -> Vec<(String, String)> {
+        let addresses = self.taken.addresses.iter().map(ToString::to_string);
+        let ports = self.taken.node_ports.iter().map(ToString::to_string);
+        let items: Vec<_> = addresses.chain(ports).collect();
+        items
+            .into_iter()
+            .map(|item| (self.owner.clone(), item))
+            .collect()
+    }
+
     /// The write did not take place: what was taken for it is freed.
     pub async fn rollback(self) -> Result<(), Error> {
         free(&self.addresses, &self.ports, &self.owner, &self.taken).await
@@ -118,6 +129,11 @@ impl Services {
     pub async fn release(&self, service: &Value) -> Result<(), Error> {
         let holding = Holding::of(service);
         free(&self.addresses, &self.ports, &owner_of(service), &holding).await
+    }
+
+    /// Frees some of what an owner holds.
+    pub(super) async fn free(&self, owner: &str, holding: &Holding) -> Result<(), Error> {
+        free(&self.addresses, &self.ports, owner, holding).await
     }
 
     async fn take_all(

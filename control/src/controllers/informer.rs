@@ -170,6 +170,7 @@ impl<T: Object> Informer<T> {
     async fn follow(&self, version: &mut String) -> Result<Infallible, Status> {
         let options = ListOptions {
             resource_version: Some(version.clone()),
+            allow_bookmarks: true,
             ..ListOptions::default()
         };
         let mut events = self

@@ -41,6 +41,8 @@ pub mod pods;
 pub mod queue;
 pub mod replica_set;
 pub mod resources;
+#[cfg(test)]
+mod tests;
 pub mod worker;
 
 use client::Client;

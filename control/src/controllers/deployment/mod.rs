@@ -1,5 +1,6 @@
 //! Deployments: from one template's ReplicaSet to the next, within maxSurge and maxUnavailable.
 
+mod action;
 mod plan;
 mod proportion;
 mod sets;
@@ -28,7 +29,8 @@ use super::{
 };
 use crate::api::{ObjectKey, PatchKind};
 
-pub use plan::{Action, Plan, View, plan};
+pub use action::Action;
+pub use plan::{Plan, View, plan};
 
 /// The row.
 pub fn controller(context: &Arc<Context>) -> Controller<ObjectKey> {
