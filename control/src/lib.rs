@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod api;
 pub mod controllers;
 pub mod grpc;
+pub mod http;
 pub mod pki;
 mod random;
 pub mod resource;

@@ -34,12 +34,8 @@ impl Engine {
             namespace: None,
             name: namespace.to_owned(),
         };
-        let mut found = self.cached(namespaces, &key);
-        if found.is_none() {
-            self.cache.catch_up().await?;
-            found = self.cached(namespaces, &key);
-        }
-        let Some(found) = found else {
+        self.cache.catch_up().await?;
+        let Some(found) = self.cached(namespaces, &key) else {
             return Err(Status::not_found(NAMESPACES, namespace));
         };
         if !meta::is_terminating(&found.value) {

@@ -313,6 +313,7 @@ impl Engine {
                     .map_err(PatchError::into_status)?;
             let strict = WriteOptions {
                 field_validation: options.field_validation.clone(),
+                duplicate_fields: options.duplicate_fields.clone(),
                 ..WriteOptions::default()
             };
             self.decode_view(row, view, patched, &strict)

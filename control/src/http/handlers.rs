@@ -1,0 +1,315 @@
+//! From a request to the engine and back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Query;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::listing::{self, View};
+use super::negotiate::{self, Form, Shape};
+use super::query::Parameters;
+use super::route::{self, Route};
+use super::table::Include;
+use super::{Server, body, discovery, health, identity, openapi, respond, table};
+use crate::api::{Api, Caller, ObjectKey, Status};
+use crate::resource::Resource;
+
+/// How long a watch lasts whose client does not say; as in Kubernetes a random part is added.
+const WATCH_LIMIT: u64 = 1800;
+
+/// A request on its way.
+struct Exchange<'a> {
+    server: &'a Server,
+    caller: &'a Caller,
+    parts: Parts,
+    query: Parameters,
+    form: Form,
+    stop: CancellationToken,
+}
+
+/// Answers a request of the API.
+pub async fn handle(
+    server: &Server,
+    caller: &Caller,
+    request: Request<Body>,
+    stop: CancellationToken,
+) -> Response<Body> {
+    match try_handle(server, caller, request, stop).await {
+        Ok(response) => response,
+        Err(status) => respond::status(&status),
+    }
+}
+
+async fn try_handle(
+    server: &Server,
+    caller: &Caller,
+    request: Request<Body>,
+    stop: CancellationToken,
+) -> Result<Response<Body>, Status> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let table = server.engine.table();
+    let pairs: Query<Vec<(String, String)>> = Query::try_from_uri(&parts.uri)
+        .map_err(|error| Status::bad_request(error.to_string()))?;
+    let query = Parameters::new(pairs.0);
+    let route = route::find(path, table).ok_or_else(Status::no_such_path);
+    match route {
+        Ok(Route::Health(endpoint, only)) => {
+            let verbose = query.get("verbose").is_some();
+            let (engine, health) = (&server.engine, &server.health);
+            return Ok(health::answer(&endpoint, only.as_deref(), verbose, engine, health).await);
+        }
+        Ok(Route::Version) => return Ok(respond::json(StatusCode::OK, &discovery::version())),
+        _ => {}
+    }
+    if !identity::is_authenticated(caller) {
+        return Err(unidentified(caller, &parts.method, path));
+    }
+    let route = route?;
+    let form = negotiate::form(&parts.headers)?;
+    let exchange = Exchange {
+        server,
+        caller,
+        parts,
+        query,
+        form,
+        stop,
+    };
+    match route {
+        Route::Collection(row, namespace) => {
+            exchange.collection(row, namespace.as_deref(), body).await
+        }
+        Route::Object(row, key, subresource) => match subresource {
+            None => exchange.object(&row, &key, body).await,
+            Some(subresource) => exchange.subresource(&row, &key, &subresource, body).await,
+        },
+        other => exchange.document(&other),
+    }
+}
+
+fn unidentified(caller: &Caller, method: &Method, path: &str) -> Status {
+    Status {
+        code: 403,
+        reason: "Forbidden".to_owned(),
+        message: format!(
+            "forbidden: User \"{}\" cannot {} path \"{path}\"",
+            caller.user,
+            method.as_str().to_lowercase()
+        ),
+        details: None,
+    }
+}
+
+impl Exchange<'_> {
+    fn include(&self) -> Include {
+        Include::parse(self.query.get("includeObject"))
+    }
+
+    fn one(&self, code: StatusCode, row: &Resource, object: &Value) -> Response<Body> {
+        // A deletion's Status is no object of the kind.
+        let body = if object["kind"] == "Status" || object["kind"] == "Scale" {
+            object.clone()
+        } else {
+            table::shaped(row, object, self.form.shape, self.include())
+        };
+        respond::value(code, self.form.encoding, &body)
+    }
+
+    async fn collection(
+        &self,
+        row: Arc<Resource>,
+        namespace: Option<&str>,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let engine = &self.server.engine;
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let options = self.query.list_options()?;
+                let view = View {
+                    form: self.form,
+                    include: self.include(),
+                };
+                if self.query.flag("watch") {
+                    let deliveries = engine
+                        .follow(self.caller, row.id, namespace, &options)
+                        .await?;
+                    let limit = self.query.number("timeoutSeconds")?.filter(|limit| *limit > 0);
+                    let limit = limit.unwrap_or_else(|| WATCH_LIMIT + fastrand::u64(..WATCH_LIMIT));
+                    let limit = Duration::from_secs(limit);
+                    return Ok(listing::watch(row, deliveries, view, limit, self.stop.clone()));
+                }
+                let page = engine.page(self.caller, row.id, namespace, &options).await?;
+                Ok(listing::list(&row, &page, view))
+            }
+            Method::POST => {
+                let bytes = body::bytes(body).await?;
+                let parsed = body::object(&self.parts.headers, &bytes)?;
+                let options = self.query.write_options(parsed.duplicates)?;
+                let outcome = engine
+                    .create_object(self.caller, row.id, namespace, parsed.value, &options)
+                    .await?;
+                let response = self.one(StatusCode::CREATED, &row, &outcome.object);
+                Ok(respond::with_warnings(response, &outcome.warnings))
+            }
+            Method::DELETE => {
+                let bytes = body::bytes(body).await?;
+                let asked = body::options(&self.parts.headers, &bytes)?;
+                let delete = self.query.delete_options(&asked)?;
+                let list = self.query.list_options()?;
+                let gone = engine
+                    .delete_collection(self.caller, row.id, namespace, (&list, &delete))
+                    .await?;
+                Ok(respond::value(StatusCode::OK, self.form.encoding, &gone))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn object(
+        &self,
+        row: &Resource,
+        key: &ObjectKey,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let engine = &self.server.engine;
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let found = engine.read(self.caller, row.id, key).await?;
+                Ok(self.one(StatusCode::OK, row, &found.value))
+            }
+            Method::PUT | Method::PATCH => self.write(row, key, None, body).await,
+            Method::DELETE => {
+                let bytes = body::bytes(body).await?;
+                let asked = body::options(&self.parts.headers, &bytes)?;
+                let options = self.query.delete_options(&asked)?;
+                let answer = engine.delete(self.caller, row.id, key, &options).await?;
+                Ok(self.one(StatusCode::OK, row, &answer))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn subresource(
+        &self,
+        row: &Resource,
+        key: &ObjectKey,
+        subresource: &str,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let engine = &self.server.engine;
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let found = engine
+                    .read_subresource(self.caller, row.id, key, subresource)
+                    .await?;
+                Ok(self.one(StatusCode::OK, row, &found))
+            }
+            Method::PUT | Method::PATCH => self.write(row, key, Some(subresource), body).await,
+            Method::POST => {
+                let bytes = body::bytes(body).await?;
+                let parsed = body::object(&self.parts.headers, &bytes)?;
+                let options = self.query.write_options(parsed.duplicates)?;
+                let answer = engine
+                    .post_subresource(
+                        self.caller,
+                        row.id,
+                        key,
+                        subresource,
+                        parsed.value,
+                        &options,
+                    )
+                    .await?;
+                Ok(respond::json(StatusCode::CREATED, &answer))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    /// PUT and PATCH of an object or a subresource.
+    async fn write(
+        &self,
+        row: &Resource,
+        key: &ObjectKey,
+        subresource: Option<&str>,
+        body: Body,
+    ) -> Result<Response<Body>, Status> {
+        let engine = &self.server.engine;
+        let bytes = body::bytes(body).await?;
+        let outcome = if self.parts.method == Method::PATCH {
+            let (kind, parsed) = body::patch(&self.parts.headers, &bytes)?;
+            let options = self.query.write_options(parsed.duplicates)?;
+            let patch = (kind, parsed.value);
+            engine
+                .patch_object(self.caller, row.id, key, subresource, patch, &options)
+                .await?
+        } else {
+            let parsed = body::object(&self.parts.headers, &bytes)?;
+            let options = self.query.write_options(parsed.duplicates)?;
+            engine
+                .update_object(
+                    self.caller,
+                    row.id,
+                    key,
+                    subresource,
+                    parsed.value,
+                    &options,
+                )
+                .await?
+        };
+        let response = self.one(StatusCode::OK, row, &outcome.object);
+        Ok(respond::with_warnings(response, &outcome.warnings))
+    }
+
+    /// Discovery and OpenAPI.
+    fn document(&self, route: &Route) -> Result<Response<Body>, Status> {
+        if !matches!(self.parts.method, Method::GET | Method::HEAD) {
+            return Err(Status::method_not_allowed());
+        }
+        let table = self.server.engine.table();
+        let core = matches!(route, Route::CoreVersions);
+        if let (Shape::Discovery(version), Route::CoreVersions | Route::Groups) =
+            (self.form.shape, route)
+        {
+            let listed = discovery::aggregated(table, core, version);
+            let mut response = respond::json(StatusCode::OK, &listed);
+            let kind = format!(
+                "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            );
+            if let Ok(kind) = HeaderValue::from_str(&kind) {
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            return Ok(response);
+        }
+        let value = match route {
+            Route::Index => Some(discovery::index(table)),
+            Route::CoreVersions => Some(discovery::core_versions(table)),
+            Route::Groups => Some(discovery::groups(table)),
+            Route::Group(name) => discovery::group(table, name),
+            Route::Resources(group, version) => discovery::resources(table, group, version),
+            Route::OpenApiIndex => Some(self.server.documents.index(table)),
+            Route::OpenApi(group, version) => {
+                let document = self.server.documents.get(table, group, version);
+                return Ok(self.open_api(&document.ok_or_else(Status::no_such_path)?));
+            }
+            _ => None,
+        };
+        let value = value.ok_or_else(Status::no_such_path)?;
+        Ok(respond::value(StatusCode::OK, self.form.encoding, &value))
+    }
+
+    /// A document whose URL names its hash never changes.
+    fn open_api(&self, document: &openapi::Document) -> Response<Body> {
+        let text = document.text.clone();
+        let mut response = respond::bytes(StatusCode::OK, "application/json", text);
+        if self.query.get("hash") == Some(document.hash.as_str()) {
+            let forever = HeaderValue::from_static("public, immutable");
+            response.headers_mut().insert(header::CACHE_CONTROL, forever);
+        }
+        response
+    }
+}

@@ -1,0 +1,179 @@
+//! Query parameters, and the options of requests that they carry.
+
+use serde_json::Value;
+
+use crate::api::status::Cause;
+use crate::api::{DeleteOptions, ListOptions, Status, WriteOptions, meta};
+use crate::resource::{Faults, Path};
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+pub struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// From the pairs of a URL.
+    pub fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
+    /// The first value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    }
+
+    /// Whether a parameter is set, as Kubernetes reads booleans.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false"))
+    }
+
+    /// A whole number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Status> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            ))
+        })
+    }
+
+    /// The options of a list or watch.
+    pub fn list_options(&self) -> Result<ListOptions, Status> {
+        let limit = self.number("limit")?;
+        Ok(ListOptions {
+            label_selector: self.text("labelSelector"),
+            field_selector: self.text("fieldSelector"),
+            limit: limit.and_then(|limit| usize::try_from(limit).ok()),
+            continue_token: self.text("continue"),
+            resource_version: self.text("resourceVersion"),
+            resource_version_match: self.text("resourceVersionMatch"),
+            allow_bookmarks: self.flag("allowWatchBookmarks"),
+            send_initial_events: self.flag("sendInitialEvents"),
+        })
+    }
+
+    fn dry_run(&self, kind: &str) -> Result<bool, Status> {
+        let asked = self.0.iter().filter(|(name, _)| name == "dryRun");
+        let asked: Vec<&str> = asked.map(|(_, value)| value.as_str()).collect();
+        all_dry(&asked, kind)
+    }
+
+    /// The options of a write.
+    pub fn write_options(&self, duplicate_fields: Vec<String>) -> Result<WriteOptions, Status> {
+        let field_validation = self.text("fieldValidation");
+        if let Some(asked) = field_validation.as_deref()
+            && !matches!(asked, "Strict" | "Warn" | "Ignore")
+        {
+            let mut faults = Faults::new();
+            faults.unsupported(
+                &Path::new("fieldValidation"),
+                asked,
+                &["Ignore", "Strict", "Warn"],
+            );
+            return Err(invalid_options("CreateOptions", faults.into_causes()));
+        }
+        Ok(WriteOptions {
+            dry_run: self.dry_run("CreateOptions")?,
+            field_validation,
+            field_manager: self.text("fieldManager"),
+            duplicate_fields,
+        })
+    }
+
+    /// The options of a deletion, from its body and, where that is silent, from the URL.
+    pub fn delete_options(&self, body: &Value) -> Result<DeleteOptions, Status> {
+        let text = |path: &[&str]| {
+            let found = meta::text(body, path);
+            (!found.is_empty()).then(|| found.to_owned())
+        };
+        let in_body: Vec<&str> = meta::list(body, &["dryRun"])
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let in_url = self.text("gracePeriodSeconds");
+        let in_url = in_url
+            .map(|text| {
+                text.parse::<i64>().map_err(|_| {
+                    Status::bad_request(format!(
+                        "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                    ))
+                })
+            })
+            .transpose()?;
+        let orphan = match body.get("orphanDependents") {
+            Some(Value::Bool(orphan)) => Some(*orphan),
+            _ => self.get("orphanDependents").map(|_| self.flag("orphanDependents")),
+        };
+        let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
+        Ok(DeleteOptions {
+            grace_period_seconds: meta::number(body, &["gracePeriodSeconds"]).or(in_url),
+            propagation_policy: text(&["propagationPolicy"])
+                .or_else(|| self.text("propagationPolicy"))
+                .or(orphan),
+            uid: text(&["preconditions", "uid"]),
+            resource_version: text(&["preconditions", "resourceVersion"]),
+            dry_run: self.dry_run("DeleteOptions")? || all_dry(&in_body, "DeleteOptions")?,
+        })
+    }
+}
+
+/// Whether the values of `dryRun` ask for one; only "All" does.
+fn all_dry(asked: &[&str], kind: &str) -> Result<bool, Status> {
+    if let Some(other) = asked.iter().find(|one| **one != "All" && !one.is_empty()) {
+        let mut faults = Faults::new();
+        faults.unsupported(&Path::new("dryRun"), other, &["All"]);
+        return Err(invalid_options(kind, faults.into_causes()));
+    }
+    Ok(asked.contains(&"All"))
+}
+
+fn invalid_options(kind: &str, causes: Vec<Cause>) -> Status {
+    Status::invalid("meta.k8s.io", kind, "", causes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parameters(pairs: &[(&str, &str)]) -> Parameters {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Parameters::new(pairs.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn unknown_dry_runs_and_validations_are_refused() {
+        let options = parameters(&[("dryRun", "All"), ("fieldValidation", "Strict")]);
+        assert!(options.write_options(Vec::new()).expect("known").dry_run);
+        let error = parameters(&[("dryRun", "Some")])
+            .write_options(Vec::new())
+            .expect_err("unknown");
+        assert_eq!(
+            error.message,
+            "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
+        );
+    }
+
+    #[test]
+    fn deletions_read_body_and_url() {
+        let body = json!({"gracePeriodSeconds": 3, "preconditions": {"uid": "u"}});
+        let options = parameters(&[("gracePeriodSeconds", "9"), ("propagationPolicy", "Orphan")])
+            .delete_options(&body)
+            .expect("fine");
+        assert_eq!(options.grace_period_seconds, Some(3));
+        assert_eq!(options.uid.as_deref(), Some("u"));
+        assert_eq!(options.propagation_policy.as_deref(), Some("Orphan"));
+    }
+}
