@@ -249,8 +249,8 @@ mod tests {
 
     use super::*;
 
-    fn stored(revision: Revision) -> Option<Stored> {
-        Some(Stored::new(json!({"metadata": {}}), revision))
+    fn stored(revision: Revision) -> Stored {
+        Stored::new(json!({"metadata": {}}), revision)
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
         let kind = Kind::default();
         kind.reset(BTreeMap::new(), 10);
         for revision in 11..=13 {
-            kind.apply("a/x".to_owned(), stored(revision), revision);
+            kind.apply("a/x".to_owned(), Some(stored(revision)), revision);
             kind.advance(revision);
         }
         let (changes, position) = kind.since(11, 100).expect("kept");
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((changes.len(), position), (1, 11));
         assert_eq!(kind.since(9, 1).err(), Some(Forgotten(10)));
         for revision in 14..14 + 5000 {
-            kind.apply("a/x".to_owned(), stored(revision), revision);
+            kind.apply("a/x".to_owned(), Some(stored(revision)), revision);
             kind.advance(revision);
         }
         assert!(kind.since(13, 1).is_err());
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_deletion_shows_the_last_state_at_its_own_version() {
         let kind = Kind::default();
-        kind.apply("x".to_owned(), stored(3), 3);
+        kind.apply("x".to_owned(), Some(stored(3)), 3);
         kind.apply("x".to_owned(), None, 4);
         kind.advance(4);
         let (changes, _) = kind.since(3, 9).expect("kept");

@@ -16,7 +16,7 @@ use crate::api::{PatchKind, Status};
 /// Bytes of a body, as Kubernetes limits them.
 const LIMIT: usize = 3 * 1024 * 1024;
 /// How long a client may take to send it.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_mins(1);
 
 /// A body, read.
 #[derive(Debug, Default)]

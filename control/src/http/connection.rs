@@ -85,7 +85,10 @@ pub async fn serve(
         ended?;
     }
     shared.connections.close();
-    if tokio::time::timeout(GRACE, shared.connections.wait()).await.is_err() {
+    if tokio::time::timeout(GRACE, shared.connections.wait())
+        .await
+        .is_err()
+    {
         tracing::debug!("requests were still open when the server stopped");
     }
     Ok(())

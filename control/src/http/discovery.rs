@@ -164,7 +164,10 @@ fn aggregated_row(row: &Resource) -> Value {
         "singularResource": row.singular,
         "verbs": verbs(row.verbs),
     });
-    for (field, list) in [("shortNames", row.short_names), ("categories", row.categories)] {
+    for (field, list) in [
+        ("shortNames", row.short_names),
+        ("categories", row.categories),
+    ] {
         if !list.is_empty() {
             shown[field] = json!(list);
         }

@@ -54,8 +54,8 @@ async fn try_handle(
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let table = server.engine.table();
-    let pairs: Query<Vec<(String, String)>> = Query::try_from_uri(&parts.uri)
-        .map_err(|error| Status::bad_request(error.to_string()))?;
+    let pairs: Query<Vec<(String, String)>> =
+        Query::try_from_uri(&parts.uri).map_err(|error| Status::bad_request(error.to_string()))?;
     let query = Parameters::new(pairs.0);
     let route = route::find(path, table).ok_or_else(Status::no_such_path);
     match route {
@@ -138,12 +138,23 @@ impl Exchange<'_> {
                     let deliveries = engine
                         .follow(self.caller, row.id, namespace, &options)
                         .await?;
-                    let limit = self.query.number("timeoutSeconds")?.filter(|limit| *limit > 0);
+                    let limit = self
+                        .query
+                        .number("timeoutSeconds")?
+                        .filter(|limit| *limit > 0);
                     let limit = limit.unwrap_or_else(|| WATCH_LIMIT + fastrand::u64(..WATCH_LIMIT));
                     let limit = Duration::from_secs(limit);
-                    return Ok(listing::watch(row, deliveries, view, limit, self.stop.clone()));
+                    return Ok(listing::watch(
+                        row,
+                        deliveries,
+                        view,
+                        limit,
+                        self.stop.clone(),
+                    ));
                 }
-                let page = engine.page(self.caller, row.id, namespace, &options).await?;
+                let page = engine
+                    .page(self.caller, row.id, namespace, &options)
+                    .await?;
                 Ok(listing::list(&row, &page, view))
             }
             Method::POST => {
@@ -308,7 +319,9 @@ impl Exchange<'_> {
         let mut response = respond::bytes(StatusCode::OK, "application/json", text);
         if self.query.get("hash") == Some(document.hash.as_str()) {
             let forever = HeaderValue::from_static("public, immutable");
-            response.headers_mut().insert(header::CACHE_CONTROL, forever);
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, forever);
         }
         response
     }

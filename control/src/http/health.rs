@@ -91,6 +91,5 @@ pub async fn answer(
         text.push_str(&line);
     }
     let end = if failed { "failed" } else { "passed" };
-    text.push_str(&format!("{endpoint} check {end}\n"));
-    respond::text(code, text)
+    respond::text(code, format!("{text}{endpoint} check {end}\n"))
 }

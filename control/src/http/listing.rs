@@ -29,7 +29,10 @@ pub struct View {
 
 fn list_metadata(page: &Page) -> Value {
     let mut metadata = Map::new();
-    metadata.insert("resourceVersion".to_owned(), json!(page.revision.to_string()));
+    metadata.insert(
+        "resourceVersion".to_owned(),
+        json!(page.revision.to_string()),
+    );
     if let Some(token) = &page.continue_token {
         metadata.insert("continue".to_owned(), json!(token));
     }
@@ -45,7 +48,7 @@ pub fn list(row: &Resource, page: &Page, view: View) -> Response<Body> {
     let objects = || page.items.iter().map(|item| &item.value);
     let body = match (view.form.shape, view.form.encoding) {
         (Shape::Table, _) => {
-            table::table(row, objects(), metadata, view.include, Timestamp::now())
+            table::table(row, objects(), &metadata, view.include, Timestamp::now())
         }
         (Shape::Metadata, _) => json!({
             "kind": "PartialObjectMetadataList",
@@ -135,7 +138,9 @@ fn event(kind: &str, object: &[u8]) -> Bytes {
 fn shaped(row: &Resource, stored: &Stored, view: View) -> Bytes {
     match view.form.shape {
         Shape::Object | Shape::Discovery(_) => stored.json().clone(),
-        shape => table::shaped(row, &stored.value, shape, view.include).to_string().into(),
+        shape => table::shaped(row, &stored.value, shape, view.include)
+            .to_string()
+            .into(),
     }
 }
 
@@ -147,7 +152,7 @@ fn bookmark(row: &Resource, revision: i64, initial: bool, view: View) -> Bytes {
     let object = match view.form.shape {
         Shape::Table => {
             let none = std::iter::empty();
-            table::table(row, none, metadata, view.include, Timestamp::now())
+            table::table(row, none, &metadata, view.include, Timestamp::now())
         }
         Shape::Metadata => table::metadata_of(&json!({"metadata": metadata})),
         Shape::Object | Shape::Discovery(_) => json!({

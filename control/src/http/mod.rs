@@ -42,3 +42,6 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,11 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Status> {
     let mut listed = Vec::new();
     for value in headers.get_all(header::ACCEPT) {
         let text = value.to_str().unwrap_or("");
-        listed.extend(text.split(',').map(str::trim).filter(|part| !part.is_empty()));
+        listed.extend(
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty()),
+        );
     }
     if listed.is_empty() {
         return Ok(Form {
@@ -105,8 +109,14 @@ mod tests {
         for (accept, shape) in [
             ("application/json", Some(Shape::Object)),
             ("*/*", Some(Shape::Object)),
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some(Shape::Table)),
-            ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Some(Shape::Object)),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Some(Shape::Table),
+            ),
+            (
+                "application/json;as=Table;v=v9;g=meta.k8s.io,application/json",
+                Some(Shape::Object),
+            ),
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
                  application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",

@@ -176,12 +176,18 @@ fn parameters(verb: Verb) -> Vec<Value> {
         Verb::Create | Verb::Update => &["dryRun", "fieldManager", "fieldValidation"],
         Verb::Patch => &["dryRun", "fieldManager", "fieldValidation", "force"],
         Verb::Delete => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
-        Verb::List | Verb::Watch | Verb::DeleteCollection => {
-            &["continue", "fieldSelector", "labelSelector", "resourceVersion"]
-        }
+        Verb::List | Verb::Watch | Verb::DeleteCollection => &[
+            "continue",
+            "fieldSelector",
+            "labelSelector",
+            "resourceVersion",
+        ],
         Verb::Get => &[],
     };
-    texts.iter().map(|name| parameter(name, "query", "string")).collect()
+    texts
+        .iter()
+        .map(|name| parameter(name, "query", "string"))
+        .collect()
 }
 
 fn content(media_types: &[&str], schema: &Value) -> Value {
@@ -276,7 +282,9 @@ mod tests {
         let document = document(&table, "", "v1").expect("core is served");
         let value: Value = serde_json::from_slice(&document.text).expect("JSON");
         let schemas = value["components"]["schemas"].as_object().expect("schemas");
-        references(&value, &mut |name| assert!(schemas.contains_key(name), "{name}"));
+        references(&value, &mut |name| {
+            assert!(schemas.contains_key(name), "{name}")
+        });
         let pod = &schemas["io.k8s.api.core.v1.Pod"];
         assert_eq!(pod["x-kubernetes-group-version-kind"][0]["kind"], "Pod");
         let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];

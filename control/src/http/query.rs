@@ -113,7 +113,9 @@ impl Parameters {
             .transpose()?;
         let orphan = match body.get("orphanDependents") {
             Some(Value::Bool(orphan)) => Some(*orphan),
-            _ => self.get("orphanDependents").map(|_| self.flag("orphanDependents")),
+            _ => self
+                .get("orphanDependents")
+                .map(|_| self.flag("orphanDependents")),
         };
         let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
         Ok(DeleteOptions {

@@ -44,9 +44,10 @@ pub fn find(path: &str, table: &Table) -> Option<Route> {
         [health @ ("livez" | "readyz" | "healthz")] => {
             Some(Route::Health((*health).to_owned(), None))
         }
-        [health @ ("livez" | "readyz" | "healthz"), check] => {
-            Some(Route::Health((*health).to_owned(), Some((*check).to_owned())))
-        }
+        [health @ ("livez" | "readyz" | "healthz"), check] => Some(Route::Health(
+            (*health).to_owned(),
+            Some((*check).to_owned()),
+        )),
         ["version"] => Some(Route::Version),
         ["api"] => Some(Route::CoreVersions),
         ["apis"] => Some(Route::Groups),
@@ -154,7 +155,10 @@ mod tests {
             ("/api/v1/namespaces/a", "namespaces /a "),
             ("/api/v1/namespaces/a/finalize", "namespaces /a finalize"),
             ("/api/v1/nodes/n1/status", "nodes /n1 status"),
-            ("/apis/apps/v1/namespaces/a/deployments/b/scale", "deployments a/b scale"),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/b/scale",
+                "deployments a/b scale",
+            ),
             ("/apis/apps/v1", "resources apps/v1"),
             ("/apis/apps/v1/foos", "none"),
             ("/api/v1/namespaces/a/nodes/x", "none"),

@@ -41,7 +41,7 @@ pub fn metadata_of(object: &Value) -> Value {
 pub fn table<'a>(
     row: &Resource,
     objects: impl Iterator<Item = &'a Value>,
-    metadata: Value,
+    metadata: &Value,
     include: Include,
     now: Timestamp,
 ) -> Value {
@@ -95,7 +95,7 @@ pub fn shaped(row: &Resource, object: &Value, shape: Shape, include: Include) ->
             table(
                 row,
                 std::iter::once(object),
-                json!({"resourceVersion": version}),
+                &json!({"resourceVersion": version}),
                 include,
                 Timestamp::now(),
             )
@@ -126,7 +126,10 @@ mod tests {
             shaped(row, &object, Shape::Table, include)["rows"][0].clone()
         };
         assert!(table_of(Include::None).get("object").is_none());
-        assert_eq!(table_of(Include::Metadata)["object"]["kind"], "PartialObjectMetadata");
+        assert_eq!(
+            table_of(Include::Metadata)["object"]["kind"],
+            "PartialObjectMetadata"
+        );
         assert_eq!(table_of(Include::Object)["object"]["data"]["a"], "b");
     }
 }
