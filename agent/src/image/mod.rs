@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use content::digest;
 pub use import::import;
 pub use manifest::{ImageConfig, ProcessConfig};
 pub use oci_client::Reference;

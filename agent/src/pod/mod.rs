@@ -4,8 +4,25 @@
 //! `cluster` carries commands from it and reports to it, and the dataplane listens to the same reports, so that a dead
 //! container's backend is withdrawn on its own node before the cluster has heard of it.
 
+mod backoff;
+mod container;
+mod environment;
+mod last_words;
+mod launch;
 mod manager;
+mod node;
+mod outbox;
+mod probe;
+mod pulls;
+mod quantity;
+mod record;
 mod references;
+mod sandbox;
+mod status;
+mod teardown;
+mod users;
+mod volumes;
+mod worker;
 
 use std::{
     net::IpAddr,
@@ -17,8 +34,10 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
 
+pub use environment::EnvironmentError;
 pub use manager::{Manager, ManagerError};
 pub use references::{ReferenceError, References};
+pub use teardown::teardown;
 
 /// What the manager must know of its node.
 #[derive(Clone, Debug)]
@@ -81,7 +100,7 @@ pub struct Adoption {
 }
 
 /// A pod as it stands on the node, for `portolan-agent status`.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct PodSnapshot {
     /// metadata.namespace.
     pub namespace: String,
@@ -176,4 +195,35 @@ pub struct PodChannels {
     pub commands: mpsc::Sender<PodCommand>,
     /// From the manager.
     pub reports: mpsc::Receiver<PodReport>,
+}
+
+/// The names of a pod.
+fn pod_ref(pod: &Pod) -> PodRef {
+    let metadata = &pod.metadata;
+    PodRef {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// As messages name pods: "web_default(5f6c...)".
+fn full_name(pod: &Pod) -> String {
+    let pod = pod_ref(pod);
+    format!("{}_{}({})", pod.name, pod.namespace, pod.uid)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let own = error.to_string();
+        if !text.contains(&own) {
+            text.push_str(": ");
+            text.push_str(&own);
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -55,6 +55,15 @@ pub enum Found {
     NeverStarted,
 }
 
+/// A command that ran in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// What it returned.
+    pub code: i32,
+    /// What it printed, errors last.
+    pub output: String,
+}
+
 /// Starts and adopts containers.
 #[derive(Clone, Debug)]
 pub struct Launcher {
@@ -98,6 +107,27 @@ impl Launcher {
         Ok(match bundle.exit().read()? {
             Some(exit) => Found::Ended(exit),
             None => Found::Lost(started),
+        })
+    }
+
+    /// Runs a command in a running container and waits for it. Dropped before that, it kills the command.
+    pub async fn exec(&self, bundle: &Bundle, command: &[String]) -> io::Result<Done> {
+        let output = Command::new(&self.executable)
+            .args(["shim", "exec"])
+            .arg(bundle.path())
+            .args(command)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok(Done {
+            // Killed itself: it has no code.
+            code: output.status.code().unwrap_or(255),
+            output: text,
         })
     }
 

@@ -3,6 +3,7 @@
 
 use std::{fs, io};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::sys::Pidfd;
@@ -27,6 +28,16 @@ impl ProcessId {
             )
         })?;
         Ok(ProcessId { pid, start_ticks })
+    }
+
+    /// Whether it runs; one that has ended and was not reaped does not.
+    pub fn is_alive(self) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else {
+            return Ok(false);
+        };
+        use std::os::fd::AsFd as _;
+        let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut polled, PollTimeout::ZERO)? == 0)
     }
 
     /// Opens it; `None` when it is gone, also when another process has its pid.

@@ -87,7 +87,7 @@ fn build(
 }
 
 /// The innermost cause, in the words of the runtimes that users know where it is one that they meet every day.
-fn refused(error: &LibcontainerError) -> BuildError {
+pub fn refused(error: &LibcontainerError) -> BuildError {
     let mut text = error.to_string();
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {

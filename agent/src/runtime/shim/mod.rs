@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod exec;
 mod follow;
 
 use std::{
@@ -38,7 +39,7 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ShimError {
     /// Not started by the agent.
-    #[error("usage: shim run|adopt BUNDLE")]
+    #[error("usage: shim run|adopt BUNDLE, shim exec BUNDLE COMMAND...")]
     Usage,
     /// An operation of the kernel failed.
     #[error("{operation}: {source}")]
@@ -91,6 +92,12 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let result = match args {
         [verb, bundle] if verb == "run" => run(&Bundle::at(bundle)),
         [verb, bundle] if verb == "adopt" => adopt(&Bundle::at(bundle)),
+        [verb, bundle, command @ ..] if verb == "exec" && !command.is_empty() => {
+            return exec::exec(&Bundle::at(bundle), command).unwrap_or_else(|error| {
+                println!("{error}");
+                ExitCode::FAILURE
+            });
+        }
         _ => Err(ShimError::Usage),
     };
     match result {

@@ -1,0 +1,64 @@
+//! Reports on their way out. Workers never wait for whoever reads them: of a pod's status only the newest counts, and
+//! of events that nobody fetches only so many are kept.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::PodReport;
+
+/// Reports beyond these push out the oldest events.
+const LONGEST_QUEUE: usize = 4096;
+
+/// Where workers put their reports.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    queue: Arc<Mutex<VecDeque<PodReport>>>,
+    filled: Arc<Notify>,
+}
+
+impl Outbox {
+    /// Takes a report. A status replaces the pod's status that still waits.
+    pub fn put(&self, report: PodReport) {
+        let mut queue = self.lock();
+        if let PodReport::Status { pod, .. } = &report {
+            queue.retain(|waiting| !matches!(waiting, PodReport::Status { pod: other, .. } if other == pod));
+        }
+        if queue.len() >= LONGEST_QUEUE
+            && let Some(oldest) = queue.iter().position(|report| matches!(report, PodReport::Event { .. }))
+        {
+            queue.remove(oldest);
+        }
+        queue.push_back(report);
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Hands reports on until nobody takes them.
+    pub async fn pump(self, reports: mpsc::Sender<PodReport>) {
+        loop {
+            // A place first, so that what waits can still be replaced.
+            let Ok(place) = reports.reserve().await else { return };
+            let report = loop {
+                let next = self.lock().pop_front();
+                match next {
+                    Some(report) => break report,
+                    None => tokio::select! {
+                        () = self.filled.notified() => {}
+                        () = reports.closed() => return,
+                    },
+                }
+            };
+            place.send(report);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<PodReport>> {
+        // Nothing that holds the lock can leave the queue half-changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
