@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long anything here may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub struct Cluster {
     engine: engine::Running,
@@ -91,8 +91,18 @@ impl Cluster {
         cluster
     }
 
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.api
+    }
+
     /// Starts the controllers, as a new process would.
     pub async fn start(&mut self) {
+        self.start_on(Arc::clone(&self.api) as Arc<dyn Api>).await;
+    }
+
+    /// Starts the controllers on another way to the engine.
+    pub async fn start_on(&mut self, api: Arc<dyn Api>) {
         self.shutdown = CancellationToken::new();
         let kinds = self.engine.engine.table().rows().iter().map(|row| Kind {
             resource: row.id,
@@ -100,7 +110,7 @@ impl Cluster {
             namespaced: row.namespaced,
         });
         let setup = Setup {
-            api: Arc::clone(&self.api) as Arc<dyn Api>,
+            api,
             kinds: kinds.collect(),
             allocations: Arc::clone(&self.allocations),
             clock: Arc::clone(&self.clock) as _,
@@ -206,20 +216,47 @@ impl Cluster {
         };
         match tokio::time::timeout(LIMIT, waiting).await {
             Ok(items) => items,
-            Err(_) => panic!("not {what}: {:#?}", self.list(kind).await),
+            Err(elapsed) => panic!("not {what}, {elapsed}: {:#?}", self.list(kind).await),
+        }
+    }
+
+    /// As [`Cluster::until`], while time goes on quickly.
+    pub async fn until_ticking(
+        &self,
+        kind: ResourceId,
+        what: &str,
+        holds: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
+        let clock = Arc::clone(&self.clock);
+        let ticking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                clock.advance(Duration::from_millis(100));
+            }
+        }));
+        let items = self.until(kind, what, holds).await;
+        drop(ticking);
+        items
+    }
+
+    /// Makes what is not there yet.
+    pub async fn ensure(&self, kind: ResourceId, namespace: Option<&str>, object: Value) {
+        if let Err(status) = self.make(kind, namespace, object).await {
+            assert_eq!(status.reason, "AlreadyExists", "{status}");
         }
     }
 
     /// A node that beats and says that it is ready.
     pub async fn add_node(&self, name: &str) {
-        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": name}}});
-        self.make(NODES, None, node).await.expect("made");
+        let node = json!({"metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name,
+            "topology.kubernetes.io/zone": name,
+        }}});
+        self.ensure(NODES, None, node).await;
         self.patch(NODES, &wide(name), Some("status"), ready_node())
             .await;
         let lease = json!({"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}});
-        self.make(LEASES, Some("kube-node-lease"), lease)
-            .await
-            .expect("made");
+        self.ensure(LEASES, Some("kube-node-lease"), lease).await;
         self.beat(name).await;
     }
 
