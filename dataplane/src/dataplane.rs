@@ -1,10 +1,32 @@
 //! The dataplane as its callers see it.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use portolan_abi::{
+    ABI_VERSION,
+    address::{V4, V6},
+    backend::state,
+    config::{NodeConfig, flags},
+    pod::PodEntry,
+};
 
 use crate::{
-    Config, Error, PodInterface, Swept,
-    model::{DropCount, Flow, Service, ServiceCounters, ServiceName, XdpMode},
+    Config, Error, PodInterface, Swept, Transmit,
+    backends::{self, Backends, Place},
+    flows,
+    maps::{Maps, failed, names},
+    model::{
+        self, DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName, XdpMode,
+    },
+    pods::Pods,
+    programs::{POD, Programs, Run, UPLINK},
+    services::{Context, Services},
+    sys::{self, Mapped},
 };
 
 /// The loaded programs and the maps they share with this process.
@@ -14,87 +36,352 @@ use crate::{
 #[derive(Debug)]
 pub struct Dataplane {
     config: Config,
+    programs: Programs,
+    maps: Maps,
+    backends: Backends,
+    services: Services,
+    pods: Pods,
 }
 
 impl Dataplane {
     /// Loads the programs and makes the maps, or adopts the maps that are pinned and replaces the attached programs.
     pub fn open(config: Config) -> Result<Self, Error> {
-        Ok(Self { config })
+        check_pins(&config.pin_dir)?;
+        let mut programs = Programs::load(&config.object, &config.pin_dir, &config.capacity)?;
+        let maps = Maps::open(&config.pin_dir)?;
+        configure(&maps, &config)?;
+        programs.adopt()?;
+        let backends = Backends::restore(&maps);
+        let services = Services::restore(&maps, &backends)?;
+        let pods = Pods::restore(&maps)?;
+        Ok(Self {
+            config,
+            programs,
+            maps,
+            backends,
+            services,
+            pods,
+        })
     }
 
     /// Attaches XDP (native, else generic) and tcx to the uplink, which is looked up in the caller's namespace.
     pub fn attach_uplink(&mut self, interface: &str) -> Result<XdpMode, Error> {
-        Err(Error::InterfaceMissing(interface.to_owned()))
+        let index = index_of(interface)?;
+        let transmits = match self.config.transmit {
+            Transmit::Always => true,
+            Transmit::Never => false,
+            // A driver that does not say what it is, is none whose peer could drop what XDP sends.
+            Transmit::Auto => sys::driver(interface).is_ok_and(|driver| driver != "veth"),
+        };
+        let mut config = self.maps.config.get(0);
+        config.uplink = index;
+        config.flags = if transmits { flags::XDP_TRANSMIT } else { 0 };
+        self.maps.config.set(0, config);
+        self.programs.attach_tcx(UPLINK, interface, index)?;
+        self.programs.attach_xdp(interface, index)
     }
 
     /// Attaches tcx to a pod's veth and lets packets be delivered into the pod. Idempotent.
     pub fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error> {
-        Err(Error::InterfaceMissing(pod.host_interface.clone()))
-    }
-
-    /// Forgets a pod: its link is removed and its addresses lead nowhere. Succeeds for an unknown one.
-    pub fn detach_pod(&mut self, _host_interface: &str) -> Result<(), Error> {
+        let interface = index_of(&pod.host_interface)?;
+        let host_mac = sys::mac_of(&pod.host_interface).map_err(|error| {
+            failed("read MAC address of", Path::new(&pod.host_interface), error)
+        })?;
+        self.programs
+            .attach_tcx(POD, &pod.host_interface, interface)?;
+        let entry = PodEntry {
+            interface,
+            pod_mac: pod.pod_mac,
+            host_mac,
+        };
+        for &address in &pod.addresses {
+            self.pods.insert(&self.maps, address, entry)?;
+            for id in self.backends.at(address) {
+                backends::set_place(&self.maps, id, &Place::Pod(entry));
+            }
+            self.set_withdrawn(address, Withdrawal::Detached, false)?;
+        }
         Ok(())
     }
 
-    /// The pods that are attached, adopted ones included.
-    pub fn pods(&self) -> Vec<PodInterface> {
-        Vec::new()
+    /// Forgets a pod: its link is removed, its addresses lead nowhere and flows to it are reset. Succeeds for an
+    /// unknown one.
+    pub fn detach_pod(&mut self, host_interface: &str) -> Result<(), Error> {
+        let pods = self.pods()?;
+        for pod in pods
+            .iter()
+            .filter(|pod| pod.host_interface == host_interface)
+        {
+            for &address in &pod.addresses {
+                self.set_withdrawn(address, Withdrawal::Detached, true)?;
+                let ids: Vec<u32> = self.backends.at(address).collect();
+                for id in ids {
+                    self.backends.release(&self.maps, id, state::GONE);
+                    backends::set_place(&self.maps, id, &Place::Stack);
+                }
+                self.pods.remove(&self.maps, address)?;
+            }
+        }
+        self.programs.detach(POD, host_interface)
+    }
+
+    /// The pods that are attached, adopted ones included. Interfaces that are gone by now are among them.
+    pub fn pods(&self) -> Result<Vec<PodInterface>, Error> {
+        let pods = self
+            .programs
+            .pinned()?
+            .into_iter()
+            .filter_map(|(name, interface)| {
+                let host_interface = name.strip_prefix(POD)?.strip_prefix('-')?.to_owned();
+                let addresses = self.pods.behind(interface);
+                let pod_mac = addresses.first().map_or([0; 6], |(_, mac)| *mac);
+                let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+                Some(PodInterface {
+                    host_interface,
+                    addresses,
+                    pod_mac,
+                })
+            });
+        Ok(pods.collect())
     }
 
     /// Makes or changes a service; packets see the old or the new one, nothing between. Idempotent.
-    pub fn upsert(&mut self, _service: &Service) -> Result<(), Error> {
-        Ok(())
+    pub fn upsert(&mut self, service: &Service) -> Result<(), Error> {
+        let (node_addresses, pods) = (&self.config.node_addresses, &self.pods);
+        let place =
+            |address, backend: &model::Backend| place(node_addresses, pods, address, backend);
+        let context = Context {
+            maps: &self.maps,
+            node_addresses,
+            place: &place,
+        };
+        self.services.upsert(&context, &mut self.backends, service)
     }
 
     /// Takes a service away. Succeeds for an unknown one.
-    pub fn delete(&mut self, _name: &ServiceName) -> Result<(), Error> {
-        Ok(())
+    pub fn delete(&mut self, name: &ServiceName) -> Result<(), Error> {
+        self.services.delete(&self.maps, &mut self.backends, name)
     }
 
     /// Takes away every service that is not in `keep`; says how many.
-    pub fn prune(&mut self, _keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
-        Ok(0)
+    pub fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
+        self.services.prune(&self.maps, &mut self.backends, keep)
     }
 
     /// Stops new flows to every backend at an address at once, in all services, whatever `upsert` says of it, until
     /// [`Self::restore_backend`]. For a pod whose process died before the cluster knows. Says how many services changed.
-    pub fn withdraw_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
-        Ok(0)
+    pub fn withdraw_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
+        self.set_withdrawn(address, Withdrawal::Asked, true)
     }
 
     /// Takes a withdrawal back. Says how many services changed.
-    pub fn restore_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
-        Ok(0)
+    pub fn restore_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
+        self.set_withdrawn(address, Withdrawal::Asked, false)
+    }
+
+    fn set_withdrawn(
+        &mut self,
+        address: IpAddr,
+        why: Withdrawal,
+        is: bool,
+    ) -> Result<usize, Error> {
+        let (node_addresses, pods) = (&self.config.node_addresses, &self.pods);
+        let place =
+            |address, backend: &model::Backend| place(node_addresses, pods, address, backend);
+        let context = Context {
+            maps: &self.maps,
+            node_addresses,
+            place: &place,
+        };
+        self.services
+            .set_withdrawn(&context, &mut self.backends, address, why, is)
     }
 
     /// Every service as it stands in the maps, by name, with its counters.
     pub fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
-        Ok(Vec::new())
+        self.services
+            .iter()
+            .map(|(id, service)| {
+                let count = self.maps.service_count(id)?;
+                let counters = ServiceCounters {
+                    local_flows: count.flows[0],
+                    zone_flows: count.flows[1],
+                    remote_flows: count.flows[2],
+                    refused_flows: count.refused,
+                    packets: count.packets,
+                    bytes: count.bytes,
+                };
+                Ok((service.clone(), counters))
+            })
+            .collect()
     }
 
     /// Every flow in the tables.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
-        Ok(Vec::new())
+        Ok(flows::list(&self.maps, &self.services.names()))
     }
 
     /// How often packets were dropped, for each reason that there is.
     pub fn drops(&self) -> Result<Vec<DropCount>, Error> {
-        Ok(Vec::new())
+        let counts = self
+            .maps
+            .drop_counts()?
+            .into_iter()
+            .map(|(reason, packets)| DropCount {
+                reason: reason.name().to_owned(),
+                description: reason.description().to_owned(),
+                packets,
+            });
+        Ok(counts.collect())
+    }
+
+    /// How often what an operator may want to know of happened, for each event that there is.
+    pub fn events(&self) -> Result<Vec<EventCount>, Error> {
+        let counts = self
+            .maps
+            .event_counts()?
+            .into_iter()
+            .map(|(event, count)| EventCount {
+                event: event.name().to_owned(),
+                description: event.description().to_owned(),
+                count,
+            });
+        Ok(counts.collect())
     }
 
     /// Takes aged flows out and frees what only they held. To be called about once a second.
     pub fn sweep(&mut self) -> Result<Swept, Error> {
-        Ok(Swept::default())
+        let census = flows::sweep(&self.maps);
+        let freed = self
+            .backends
+            .collect(&self.maps, |id| census.is_referred(id));
+        Ok(Swept {
+            live: census.live,
+            expired: census.expired,
+            freed_backends: freed,
+        })
+    }
+
+    /// Runs one of the programs on a packet as if it had come in at an interface. Nothing is sent, but flows are made.
+    pub fn run(&self, program: &str, packet: &[u8], interface: u32) -> Result<Run, Error> {
+        self.programs.run(program, packet, interface)
     }
 
     /// Removes every pin under `pin_dir`, which detaches the programs and frees the maps. For teardown.
-    pub fn remove_pins(_pin_dir: &Path) -> Result<(), Error> {
-        Ok(())
+    pub fn remove_pins(pin_dir: &Path) -> Result<(), Error> {
+        let remove = |path: PathBuf| match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("unpin", &path, error))
+            }
+            _ => Ok(()),
+        };
+        let links = pin_dir.join("links");
+        match fs::read_dir(&links) {
+            Ok(entries) => {
+                for entry in entries {
+                    remove(entry.map_err(|error| failed("list", &links, error))?.path())?;
+                }
+                fs::remove_dir(&links).map_err(|error| failed("remove", &links, error))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("list", &links, error)),
+        }
+        names::ALL
+            .iter()
+            .try_for_each(|name| remove(pin_dir.join(name)))
     }
 
     /// What it was opened with.
     pub fn config(&self) -> &Config {
         &self.config
     }
+}
+
+/// Why an address gets no new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Withdrawal {
+    /// The caller asked for it.
+    Asked,
+    /// Its pod was detached.
+    Detached,
+}
+
+/// Where an address is.
+fn place(
+    node_addresses: &[IpAddr],
+    pods: &Pods,
+    address: IpAddr,
+    backend: &model::Backend,
+) -> Place {
+    if let Some(pod) = pods.get(address) {
+        Place::Pod(pod)
+    } else if node_addresses.contains(&address) || backend.locality == Locality::Node {
+        Place::Stack
+    } else {
+        Place::Neighbour
+    }
+}
+
+fn index_of(interface: &str) -> Result<u32, Error> {
+    sys::index_of(interface).map_err(|_| Error::InterfaceMissing(interface.to_owned()))
+}
+
+/// Refuses pins that cannot be ours: not on a bpffs, or of another layout.
+fn check_pins(pins: &Path) -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotPermitted);
+    }
+    fs::create_dir_all(pins).map_err(|error| failed("make folder", pins, error))?;
+    let kind = nix::sys::statfs::statfs(pins)
+        .map_err(|error| failed("look at", pins, error.into()))?
+        .filesystem_type();
+    if kind != nix::sys::statfs::BPF_FS_MAGIC {
+        let error = io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the folder is not on a bpf file system",
+        );
+        return Err(failed("pin maps in", pins, error));
+    }
+    let path = pins.join(names::CONFIG);
+    if !path.exists() {
+        return Ok(());
+    }
+    let config =
+        Mapped::<NodeConfig>::open(&path).map_err(|error| failed("adopt map", &path, error))?;
+    match config.get(0).abi_version {
+        // Zero: whoever made the maps ended before it had configured them.
+        0 | ABI_VERSION => Ok(()),
+        found => Err(Error::AbiMismatch {
+            path: pins.to_owned(),
+            found,
+            expected: ABI_VERSION,
+        }),
+    }
+}
+
+/// Writes what programs must know of the node. What others have written stays: the seed above all.
+fn configure(maps: &Maps, config: &Config) -> Result<(), Error> {
+    let mut node = maps.config.get(0);
+    if node.seed == 0 {
+        let mut seed = [0; 8];
+        fs::File::open("/dev/urandom")
+            .and_then(|mut source| io::Read::read_exact(&mut source, &mut seed))
+            .map_err(|error| failed("read", Path::new("/dev/urandom"), error))?;
+        node.seed = u64::from_ne_bytes(seed) | 1;
+    }
+    node.abi_version = ABI_VERSION;
+    node.flow_mask_v4 = maps.flows_v4.len() - 1;
+    node.flow_mask_v6 = maps.flows_v6.len() - 1;
+    node.node_v4 = V4::default();
+    node.node_v6 = V6::default();
+    for address in config.node_addresses.iter().rev() {
+        match address {
+            IpAddr::V4(address) => node.node_v4 = V4::from_octets(address.octets()),
+            IpAddr::V6(address) => node.node_v6 = V6::from_octets(address.octets()),
+        }
+    }
+    if node != maps.config.get(0) {
+        maps.config.set(0, node);
+    }
+    Ok(())
 }

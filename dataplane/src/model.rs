@@ -141,6 +141,17 @@ pub struct DropCount {
     pub packets: u64,
 }
 
+/// How often something happened that an operator may want to know of, summed over CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCount {
+    /// Its name.
+    pub event: String,
+    /// What it means.
+    pub description: String,
+    /// How often.
+    pub count: u64,
+}
+
 /// How the uplink's XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,271 @@
+//! The map of backends: ids are given out here, and taken back when no flow needs them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::offset_of,
+    net::IpAddr,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use portolan_abi::{
+    address::{Address, V4, V6},
+    backend::{Backend, MAX_BACKENDS, delivery, state},
+    bytes::Be16,
+    pod::PodEntry,
+};
+
+use crate::{
+    Error,
+    allocation::Ids,
+    choice::{class_of, locality_of},
+    maps::Maps,
+    model,
+};
+
+/// How long a program that read the service before its change may still make flows to a backend that left it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// One service's backend, as ids are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub service: u32,
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// What this process knows of the map of backends.
+#[derive(Debug)]
+pub struct Backends {
+    ids: Ids,
+    known: BTreeMap<Identity, u32>,
+    by_address: BTreeMap<IpAddr, BTreeSet<u32>>,
+    removed: BTreeMap<u32, Instant>,
+}
+
+impl Backends {
+    /// Reads the map.
+    pub fn restore(maps: &Maps) -> Self {
+        let bound = maps.backends.len().min(MAX_BACKENDS);
+        let mut backends = Self {
+            ids: Ids::new(bound),
+            known: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            removed: BTreeMap::new(),
+        };
+        for id in 0..bound {
+            let entry = maps.backends.get(id);
+            if entry.state == state::FREE {
+                continue;
+            }
+            backends.ids.reserve(id);
+            backends.remember(id, identity(&entry));
+            if entry.state != state::LIVE {
+                backends.removed.insert(id, Instant::now());
+            }
+        }
+        backends
+    }
+
+    fn remember(&mut self, id: u32, identity: Identity) {
+        self.known.insert(identity, id);
+        self.by_address
+            .entry(identity.address)
+            .or_default()
+            .insert(id);
+    }
+
+    /// Every backend of every service that may get new flows, by service id.
+    pub fn live(&self, maps: &Maps) -> BTreeMap<u32, Vec<model::Backend>> {
+        let mut live: BTreeMap<u32, Vec<model::Backend>> = BTreeMap::new();
+        for (identity, id) in &self.known {
+            let entry = maps.backends.get(*id);
+            if entry.state == state::LIVE {
+                live.entry(identity.service)
+                    .or_default()
+                    .push(to_model(&entry));
+            }
+        }
+        live
+    }
+
+    /// The id of a backend, if it has one.
+    pub fn id(&self, identity: &Identity) -> Option<u32> {
+        self.known.get(identity).copied()
+    }
+
+    /// The id of a backend, which is live from now on; a new one if it has none.
+    pub fn acquire(
+        &mut self,
+        maps: &Maps,
+        identity: Identity,
+        protocol: u8,
+        backend: &model::Backend,
+        place: &Place,
+    ) -> Result<u32, Error> {
+        let mut entry = Backend {
+            address: words(identity.address),
+            port: Be16::new(identity.port),
+            state: state::LIVE,
+            service: identity.service,
+            protocol,
+            family: if identity.address.is_ipv4() { 4 } else { 6 },
+            class: class_of(backend.locality),
+            terminating: u8::from(backend.terminating),
+            ..Backend::default()
+        };
+        place.apply(&mut entry);
+        if let Some(&id) = self.known.get(&identity) {
+            self.removed.remove(&id);
+            maps.backends
+                .byte(id, offset_of!(Backend, class))
+                .store(entry.class, Ordering::Release);
+            maps.backends
+                .byte(id, offset_of!(Backend, terminating))
+                .store(entry.terminating, Ordering::Release);
+            set_place(maps, id, place);
+            set_state(maps, id, state::LIVE);
+            return Ok(id);
+        }
+        let id = self.ids.allocate().ok_or(Error::TableFull {
+            table: "backends",
+            capacity: self.ids.bound(),
+        })?;
+        maps.backends.set(id, entry);
+        self.remember(id, identity);
+        Ok(id)
+    }
+
+    /// Ends new flows to a backend; what becomes of the old ones `state` says. Its id is freed by [`Self::collect`].
+    pub fn release(&mut self, maps: &Maps, id: u32, state: u8) {
+        set_state(maps, id, state);
+        self.removed.insert(id, Instant::now());
+    }
+
+    /// The ids of the backends at an address, of all services.
+    pub fn at(&self, address: IpAddr) -> impl Iterator<Item = u32> {
+        self.by_address.get(&address).into_iter().flatten().copied()
+    }
+
+    /// Frees the ids that no flow refers to; says how many.
+    pub fn collect(&mut self, maps: &Maps, is_referred: impl Fn(u32) -> bool) -> u64 {
+        let now = Instant::now();
+        let over: Vec<u32> = self
+            .removed
+            .iter()
+            .filter(|(id, since)| now.duration_since(**since) >= GRACE && !is_referred(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &over {
+            let identity = identity(&maps.backends.get(*id));
+            set_state(maps, *id, state::FREE);
+            self.removed.remove(id);
+            self.known.remove(&identity);
+            if let Some(ids) = self.by_address.get_mut(&identity.address) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    self.by_address.remove(&identity.address);
+                }
+            }
+            self.ids.free(*id);
+        }
+        over.len() as u64
+    }
+}
+
+/// Where an address is, as packets reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a pod of this node.
+    Pod(PodEntry),
+    /// At the node itself, or behind its routing table.
+    Stack,
+    /// Behind the uplink.
+    Neighbour,
+}
+
+impl Place {
+    fn delivery(&self) -> u8 {
+        match self {
+            Self::Pod(_) => delivery::PEER,
+            Self::Stack => delivery::STACK,
+            Self::Neighbour => delivery::NEIGHBOUR,
+        }
+    }
+
+    fn apply(&self, entry: &mut Backend) {
+        entry.delivery = self.delivery();
+        if let Self::Pod(pod) = self {
+            entry.interface = pod.interface;
+            entry.pod_mac = pod.pod_mac;
+            entry.host_mac = pod.host_mac;
+        }
+    }
+}
+
+/// Changes how packets reach a backend; they see the old way or the new one.
+pub fn set_place(maps: &Maps, id: u32, place: &Place) {
+    let delivery = maps.backends.byte(id, offset_of!(Backend, delivery));
+    if let Place::Pod(pod) = place {
+        let interface = maps.backends.half(id, offset_of!(Backend, interface));
+        if interface.load(Ordering::Relaxed) != pod.interface {
+            delivery.store(delivery::STACK, Ordering::Release);
+        }
+        interface.store(pod.interface, Ordering::Release);
+        for (offset, mac) in [
+            (offset_of!(Backend, pod_mac), pod.pod_mac),
+            (offset_of!(Backend, host_mac), pod.host_mac),
+        ] {
+            for (index, byte) in mac.into_iter().enumerate() {
+                maps.backends
+                    .byte(id, offset + index)
+                    .store(byte, Ordering::Release);
+            }
+        }
+    }
+    delivery.store(place.delivery(), Ordering::Release);
+}
+
+fn set_state(maps: &Maps, id: u32, state: u8) {
+    maps.backends
+        .byte(id, offset_of!(Backend, state))
+        .store(state, Ordering::Release);
+}
+
+fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => V4::from_octets(address.octets()).words(),
+        IpAddr::V6(address) => V6::from_octets(address.octets()).words(),
+    }
+}
+
+/// The address of a backend's entry.
+pub fn address(entry: &Backend) -> IpAddr {
+    if entry.family == 4 {
+        IpAddr::from(V4::from_words(entry.address).octets())
+    } else {
+        IpAddr::from(V6::from_words(entry.address).octets())
+    }
+}
+
+fn identity(entry: &Backend) -> Identity {
+    Identity {
+        service: entry.service,
+        address: address(entry),
+        port: entry.port.get(),
+    }
+}
+
+/// A backend by its id, as callers know it.
+pub fn model(maps: &Maps, id: u32) -> model::Backend {
+    to_model(&maps.backends.get(id))
+}
+
+fn to_model(entry: &Backend) -> model::Backend {
+    model::Backend {
+        address: address(entry),
+        port: entry.port.get(),
+        locality: locality_of(entry.class),
+        terminating: entry.terminating != 0,
+    }
+}

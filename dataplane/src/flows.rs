@@ -1,0 +1,157 @@
+//! The flow tables from userspace: listing flows, and taking out those that have aged.
+//!
+//! A program may write the same words at the same time. A flow is taken out by a compare-and-exchange of the meta word
+//! that was judged, so that a flow of which a packet is seen meanwhile stays.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
+
+use portolan_abi::{
+    address::{V4, V6},
+    backend::{MAX_BACKENDS, state},
+    bytes::Be32,
+    flow::{BucketV4, BucketV6, Meta, SLOTS, Stage},
+    protocol,
+};
+
+use crate::{
+    backends,
+    choice::locality_of,
+    maps::Maps,
+    model::{Flow, Protocol, ServiceName},
+    sys::{self, Mapped, Plain},
+};
+
+/// Where the words of a slot lie in a bucket of a family.
+trait Layout: Plain {
+    const SLOT_BYTES: usize;
+    const META: usize;
+    fn addresses(words: impl Fn(usize) -> u64) -> (IpAddr, IpAddr);
+}
+
+impl Layout for BucketV4 {
+    const SLOT_BYTES: usize = 16;
+    const META: usize = 8;
+
+    fn addresses(words: impl Fn(usize) -> u64) -> (IpAddr, IpAddr) {
+        let both = words(0);
+        let half = |bits: u64| {
+            let bits = u32::try_from(bits & 0xffff_ffff).unwrap_or_default();
+            IpAddr::from(V4(Be32(bits)).octets())
+        };
+        (half(both), half(both >> 32))
+    }
+}
+
+impl Layout for BucketV6 {
+    const SLOT_BYTES: usize = 64;
+    const META: usize = 0;
+
+    fn addresses(words: impl Fn(usize) -> u64) -> (IpAddr, IpAddr) {
+        let address = |first: usize| IpAddr::from(V6([words(first), words(first + 1)]).octets());
+        (address(1), address(3))
+    }
+}
+
+/// Calls `visit` with the place and the meta word of every flow of a table.
+fn each<B: Layout>(table: &Mapped<B>, mut visit: impl FnMut(u32, usize, Meta)) {
+    for bucket in 0..table.len() {
+        for slot in 0..SLOTS as usize {
+            let at = slot * B::SLOT_BYTES;
+            let meta = Meta(table.word(bucket, at + B::META).load(Ordering::Acquire));
+            if meta.stage() != Stage::EMPTY {
+                visit(bucket, at, meta);
+            }
+        }
+    }
+}
+
+/// Which backend ids flows refer to, and how many flows there are and went.
+#[derive(Debug)]
+pub struct Census {
+    referred: Vec<bool>,
+    pub live: u64,
+    pub expired: u64,
+}
+
+impl Census {
+    /// Whether a flow refers to the id.
+    pub fn is_referred(&self, id: u32) -> bool {
+        self.referred.get(id as usize).copied().unwrap_or(true)
+    }
+}
+
+/// Takes out the flows that have aged.
+pub fn sweep(maps: &Maps) -> Census {
+    let mut census = Census {
+        referred: vec![false; MAX_BACKENDS as usize],
+        live: 0,
+        expired: 0,
+    };
+    let now = sys::coarse_now();
+    sweep_table(&maps.flows_v4, now, &mut census);
+    sweep_table(&maps.flows_v6, now, &mut census);
+    sweep_table(&maps.source_nat_v4, now, &mut census);
+    sweep_table(&maps.source_nat_v6, now, &mut census);
+    census
+}
+
+fn sweep_table<B: Layout>(table: &Mapped<B>, now: u64, census: &mut Census) {
+    each(table, |bucket, at, meta| {
+        if meta.is_stale(now) {
+            let empty = meta.0 & Meta::LOCK;
+            let word = table.word(bucket, at + B::META);
+            if word
+                .compare_exchange(meta.0, empty, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                census.expired += 1;
+                return;
+            }
+        }
+        census.live += 1;
+        census.referred[meta.backend() as usize] = true;
+    });
+}
+
+/// Every flow.
+pub fn list(maps: &Maps, names: &BTreeMap<u32, ServiceName>) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    let now = sys::coarse_now();
+    list_table(&maps.flows_v4, maps, names, now, &mut flows);
+    list_table(&maps.flows_v6, maps, names, now, &mut flows);
+    list_table(&maps.source_nat_v4, maps, names, now, &mut flows);
+    list_table(&maps.source_nat_v6, maps, names, now, &mut flows);
+    flows
+}
+
+fn list_table<B: Layout>(
+    table: &Mapped<B>,
+    maps: &Maps,
+    names: &BTreeMap<u32, ServiceName>,
+    now: u64,
+    flows: &mut Vec<Flow>,
+) {
+    each(table, |bucket, at, meta| {
+        let (client, frontend) =
+            B::addresses(|word| table.word(bucket, at + word * 8).load(Ordering::Acquire));
+        let again = Meta(table.word(bucket, at + B::META).load(Ordering::Acquire));
+        if !meta.is_same_flow(again) || meta.backend() >= maps.backends.len() {
+            return;
+        }
+        let backend = maps.backends.get(meta.backend());
+        let tcp = meta.stage().protocol() == protocol::TCP;
+        let name = names
+            .get(&backend.service)
+            .filter(|_| backend.state != state::FREE);
+        flows.push(Flow {
+            protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+            client: (client, meta.ports().client.get()),
+            frontend: (frontend, meta.ports().frontend.get()),
+            backend: (backends::address(&backend), backend.port.get()),
+            service: name.cloned(),
+            locality: locality_of(backend.class),
+            idle_seconds: meta.idle_nanoseconds(now) / 1_000_000_000,
+            state: meta.stage().name().to_owned(),
+        });
+    });
+}

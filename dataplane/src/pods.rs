@@ -1,0 +1,82 @@
+//! The maps of this node's pods.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use portolan_abi::{
+    address::{V4, V6},
+    pod::PodEntry,
+};
+
+use crate::{
+    Error,
+    maps::{Maps, failed},
+};
+
+/// Which addresses are in pods of this node, as the maps say.
+#[derive(Debug)]
+pub struct Pods {
+    entries: BTreeMap<IpAddr, PodEntry>,
+}
+
+impl Pods {
+    /// Reads the maps.
+    pub fn restore(maps: &Maps) -> Result<Self, Error> {
+        let read = |error| failed("read", Path::new("the maps of pods"), error);
+        let v4 = maps.pods_v4.entries::<V4, PodEntry>().map_err(read)?;
+        let v6 = maps.pods_v6.entries::<V6, PodEntry>().map_err(read)?;
+        let v4 = v4
+            .into_iter()
+            .map(|(address, entry)| (IpAddr::from(address.octets()), entry));
+        let v6 = v6
+            .into_iter()
+            .map(|(address, entry)| (IpAddr::from(address.octets()), entry));
+        Ok(Self {
+            entries: v4.chain(v6).collect(),
+        })
+    }
+
+    /// How to put a packet into the pod with an address.
+    pub fn get(&self, address: IpAddr) -> Option<PodEntry> {
+        self.entries.get(&address).copied()
+    }
+
+    /// The addresses of the pod behind an interface, with the MAC address of its own end.
+    pub fn behind(&self, interface: u32) -> Vec<(IpAddr, [u8; 6])> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.interface == interface)
+            .map(|(address, entry)| (*address, entry.pod_mac))
+            .collect()
+    }
+
+    /// Lets packets into a pod.
+    pub fn insert(&mut self, maps: &Maps, address: IpAddr, entry: PodEntry) -> Result<(), Error> {
+        if self.entries.get(&address) == Some(&entry) {
+            return Ok(());
+        }
+        let result = match address {
+            IpAddr::V4(address) => maps.pods_v4.set(&V4::from_octets(address.octets()), &entry),
+            IpAddr::V6(address) => maps.pods_v6.set(&V6::from_octets(address.octets()), &entry),
+        };
+        result.map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => Error::TableFull {
+                table: "pod addresses",
+                capacity: maps.pods_v4.max_entries(),
+            },
+            _ => failed("write pod", Path::new(&address.to_string()), error),
+        })?;
+        self.entries.insert(address, entry);
+        Ok(())
+    }
+
+    /// Forgets an address.
+    pub fn remove(&mut self, maps: &Maps, address: IpAddr) -> Result<(), Error> {
+        let result = match address {
+            IpAddr::V4(address) => maps.pods_v4.remove(&V4::from_octets(address.octets())),
+            IpAddr::V6(address) => maps.pods_v6.remove(&V6::from_octets(address.octets())),
+        };
+        result.map_err(|error| failed("remove pod", Path::new(&address.to_string()), error))?;
+        self.entries.remove(&address);
+        Ok(())
+    }
+}

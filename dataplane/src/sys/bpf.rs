@@ -1,0 +1,335 @@
+//! `bpf(2)` on maps and links that are pinned.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::{self, MaybeUninit},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use portolan_abi::{
+    address::{V4, V6},
+    backend::Backend,
+    choice::ChoiceLine,
+    config::NodeConfig,
+    counters::ServiceCount,
+    flow::{BucketV4, BucketV6},
+    pod::PodEntry,
+    service::{ServiceEntry, ServiceKey, ServiceRecord},
+};
+
+const MAP_LOOKUP: libc::c_long = 1;
+const MAP_UPDATE: libc::c_long = 2;
+const MAP_DELETE: libc::c_long = 3;
+const MAP_NEXT_KEY: libc::c_long = 4;
+const OBJECT_GET: libc::c_long = 7;
+const OBJECT_INFO: libc::c_long = 15;
+
+/// A type that may be read from any bytes of its size, and whose bytes are all initialized.
+///
+/// # Safety
+/// Every bit pattern must be a valid value and the type must have no padding.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: integers have both properties.
+unsafe impl Plain for u32 {}
+// SAFETY: integers have both properties.
+unsafe impl Plain for u64 {}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: a structure of integers; portolan-abi asserts that it has no padding.
+            unsafe impl Plain for $type {}
+        )*
+    };
+}
+
+plain!(
+    Backend,
+    BucketV4,
+    BucketV6,
+    ChoiceLine,
+    NodeConfig,
+    PodEntry,
+    ServiceCount,
+    ServiceEntry,
+    ServiceKey<V4>,
+    ServiceKey<V6>,
+    ServiceRecord,
+    V4,
+    V6,
+);
+
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value_or_next: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjectAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+/// `struct bpf_link_info` up to the interface, which XDP and tcx links have in the same place.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    attach_type: u32,
+}
+
+fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is as long as is said, and the pointers in it are to memory that its makers hold.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            mem::size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjectAttr {
+        path: path.as_ptr() as u64,
+        ..ObjectAttr::default()
+    };
+    let fd = call(OBJECT_GET, &mut attr)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn descriptor(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd().unsigned_abs()
+}
+
+fn info<T: Default>(fd: &OwnedFd) -> io::Result<T> {
+    let mut info = T::default();
+    let length = u32::try_from(mem::size_of::<T>()).map_err(io::Error::other)?;
+    let mut attr = InfoAttr {
+        fd: descriptor(fd),
+        length,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    call(OBJECT_INFO, &mut attr)?;
+    Ok(info)
+}
+
+/// The interface that a pinned link hangs on; 0 when that interface is gone.
+pub fn link_interface(path: &Path) -> io::Result<u32> {
+    let fd = open_pin(path)?;
+    Ok(info::<LinkInfo>(&fd)?.interface)
+}
+
+/// How many CPUs there may ever be: how many values a per-CPU map keeps for a key.
+pub fn possible_cpus() -> io::Result<usize> {
+    let ranges = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = ranges.trim().rsplit(['-', ',']).next().unwrap_or_default();
+    last.parse::<usize>()
+        .map(|last| last + 1)
+        .map_err(io::Error::other)
+}
+
+/// A map by its descriptor.
+#[derive(Debug)]
+pub struct Map {
+    fd: OwnedFd,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+impl Map {
+    /// Opens a pinned map.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let fd = open_pin(path)?;
+        let MapInfo {
+            key_size,
+            value_size,
+            max_entries,
+            ..
+        } = info(&fd)?;
+        Ok(Self {
+            fd,
+            key_size,
+            value_size,
+            max_entries,
+        })
+    }
+
+    /// How many entries fit.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// How many bytes a value has.
+    pub fn value_size(&self) -> u32 {
+        self.value_size
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    fn attr<K: Plain>(&self, key: &K) -> ElementAttr {
+        assert_eq!(
+            mem::size_of::<K>(),
+            self.key_size as usize,
+            "the key's type is the map's"
+        );
+        ElementAttr {
+            map: descriptor(&self.fd),
+            key: std::ptr::from_ref(key) as u64,
+            ..ElementAttr::default()
+        }
+    }
+
+    /// The value of a key.
+    pub fn get<K: Plain, V: Plain>(&self, key: &K) -> io::Result<Option<V>> {
+        assert_eq!(
+            mem::size_of::<V>(),
+            self.value_size as usize,
+            "the value's type is the map's"
+        );
+        let mut value = MaybeUninit::<V>::uninit();
+        let mut attr = self.attr(key);
+        attr.value_or_next = value.as_mut_ptr() as u64;
+        match call(MAP_LOOKUP, &mut attr) {
+            // SAFETY: the kernel has written all of the value, which is plain.
+            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The values of a key on every CPU.
+    pub fn get_per_cpu<V: Plain>(&self, key: u32, cpus: usize) -> io::Result<Vec<V>> {
+        assert_eq!(
+            mem::size_of::<V>(),
+            self.value_size as usize,
+            "the value's type is the map's"
+        );
+        assert_eq!(
+            mem::size_of::<V>() % 8,
+            0,
+            "the kernel pads values to eight bytes"
+        );
+        let mut values = Vec::<V>::with_capacity(cpus);
+        let mut attr = self.attr(&key);
+        attr.value_or_next = values.as_mut_ptr() as u64;
+        call(MAP_LOOKUP, &mut attr)?;
+        // SAFETY: the kernel has written a plain value for each possible CPU.
+        unsafe { values.set_len(cpus) };
+        Ok(values)
+    }
+
+    /// Sets the values of a key on every CPU.
+    pub fn set_per_cpu<V: Plain>(&self, key: u32, values: &[V]) -> io::Result<()> {
+        assert_eq!(
+            mem::size_of::<V>(),
+            self.value_size as usize,
+            "the value's type is the map's"
+        );
+        assert_eq!(values.len(), possible_cpus()?, "a value for every CPU");
+        let mut attr = self.attr(&key);
+        attr.value_or_next = values.as_ptr() as u64;
+        call(MAP_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Sets the value of a key, whether or not it had one; packets see the old or the new.
+    pub fn set<K: Plain, V: Plain>(&self, key: &K, value: &V) -> io::Result<()> {
+        assert_eq!(
+            mem::size_of::<V>(),
+            self.value_size as usize,
+            "the value's type is the map's"
+        );
+        let mut attr = self.attr(key);
+        attr.value_or_next = std::ptr::from_ref(value) as u64;
+        call(MAP_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Removes a key; succeeds if it is not there.
+    pub fn remove<K: Plain>(&self, key: &K) -> io::Result<()> {
+        match call(MAP_DELETE, &mut self.attr(key)) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every key with its value. Entries that come or go meanwhile may be missed; the caller is the only writer.
+    pub fn entries<K: Plain, V: Plain>(&self) -> io::Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut previous: Option<K> = None;
+        loop {
+            let mut next = MaybeUninit::<K>::uninit();
+            let mut attr = match &previous {
+                Some(key) => self.attr(key),
+                None => ElementAttr {
+                    map: descriptor(&self.fd),
+                    ..ElementAttr::default()
+                },
+            };
+            assert_eq!(
+                mem::size_of::<K>(),
+                self.key_size as usize,
+                "the key's type is the map's"
+            );
+            attr.value_or_next = next.as_mut_ptr() as u64;
+            match call(MAP_NEXT_KEY, &mut attr) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
+                Err(error) => return Err(error),
+            }
+            // SAFETY: the kernel has written all of the key, which is plain.
+            let key = unsafe { next.assume_init() };
+            if let Some(value) = self.get(&key)? {
+                entries.push((key, value));
+            }
+            previous = Some(key);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Real connections between namespaces through tcx and XDP.
+
+mod support;
+
+use portolan_dataplane::{
+    Transmit,
+    model::{Locality, Protocol},
+};
+use support::{
+    lab::{self, CLUSTER, Lab, NODE, NODE_PORT, PORT, TARGET, address, backend, service},
+    servers::{ask_from, refused_from, serve},
+};
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+/// A lab whose backends serve.
+fn lab(transmit: Transmit) -> Lab {
+    let lab = Lab::new(transmit);
+    serve(&lab.local, "local", TARGET);
+    serve(&lab.remote, "remote", TARGET);
+    lab
+}
+
+#[test]
+fn pods_reach_a_cluster_ip_and_the_local_backend_is_preferred() {
+    let mut lab = lab(Transmit::Never);
+    for protocol in PROTOCOLS {
+        let backends = [lab::LOCAL, lab::REMOTE];
+        let localities = [Locality::Node, Locality::Elsewhere];
+        let both = backends
+            .iter()
+            .zip(localities)
+            .flat_map(|(addresses, locality)| addresses.map(|at| backend(at, locality)))
+            .collect();
+        lab.dataplane
+            .upsert(&service(protocol, both))
+            .expect("a valid service");
+        for (family, vip) in CLUSTER.iter().enumerate() {
+            let answer = ask_from(&lab.client, protocol, (address(vip), PORT));
+            assert_eq!(answer.server, "local");
+            assert_eq!(answer.seen, address(lab::CLIENT[family]));
+        }
+        let remote = lab::REMOTE
+            .map(|at| backend(at, Locality::Elsewhere))
+            .to_vec();
+        lab.dataplane
+            .upsert(&service(protocol, remote))
+            .expect("a valid service");
+        for (family, vip) in CLUSTER.iter().enumerate() {
+            let answer = ask_from(&lab.client, protocol, (address(vip), PORT));
+            assert_eq!(answer.server, "remote");
+            assert_eq!(answer.seen, address(lab::CLIENT[family]));
+        }
+        lab.dataplane
+            .upsert(&service(protocol, Vec::new()))
+            .expect("a valid service");
+        for vip in CLUSTER {
+            refused_from(&lab.client, protocol, (address(vip), PORT));
+        }
+    }
+}
+
+#[test]
+fn node_ports_are_reached_from_outside_and_from_pods() {
+    for transmit in [Transmit::Never, Transmit::Always] {
+        let mut lab = lab(transmit);
+        for protocol in PROTOCOLS {
+            let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();
+            lab.dataplane
+                .upsert(&service(protocol, local))
+                .expect("a valid service");
+            for (family, node) in NODE.iter().enumerate() {
+                let answer = ask_from(&lab.outside, protocol, (address(node), NODE_PORT));
+                assert_eq!(answer.server, "local");
+                assert_eq!(
+                    answer.seen,
+                    address(lab::OUTSIDE[family]),
+                    "the client's address is kept"
+                );
+                let answer = ask_from(&lab.client, protocol, (address(node), NODE_PORT));
+                assert_eq!(answer.server, "local");
+            }
+            let remote = lab::REMOTE
+                .map(|at| backend(at, Locality::Elsewhere))
+                .to_vec();
+            lab.dataplane
+                .upsert(&service(protocol, remote))
+                .expect("a valid service");
+            for (family, node) in NODE.iter().enumerate() {
+                let answer = ask_from(&lab.outside, protocol, (address(node), NODE_PORT));
+                assert_eq!(answer.server, "remote");
+                assert_eq!(
+                    answer.seen,
+                    address(lab::NODE[family]),
+                    "the source is the node's"
+                );
+                let answer = ask_from(&lab.client, protocol, (address(node), NODE_PORT));
+                assert_eq!(answer.server, "remote");
+                assert_eq!(answer.seen, address(lab::CLIENT[family]));
+            }
+            lab.dataplane
+                .upsert(&service(protocol, Vec::new()))
+                .expect("a valid service");
+            for node in NODE {
+                refused_from(&lab.outside, protocol, (address(node), NODE_PORT));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    let mut lab = lab(Transmit::Never);
+    for protocol in PROTOCOLS {
+        let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();
+        lab.dataplane
+            .upsert(&service(protocol, local))
+            .expect("a valid service");
+        for (family, vip) in CLUSTER.iter().enumerate() {
+            let answer = ask_from(&lab.local, protocol, (address(vip), PORT));
+            assert_eq!(answer.server, "local");
+            assert_eq!(answer.seen, address(lab::NODE[family]));
+        }
+    }
+}

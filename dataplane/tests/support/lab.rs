@@ -1,0 +1,239 @@
+//! A node under test, a pod client, a pod backend, another node with a backend behind it, and a client outside:
+//!
+//! ```text
+//!   client   local                         remote
+//!      |       |                              |
+//!      '- node -'      fabric (bridge)      other
+//!           |___________|   |   |_____________|
+//!                           |
+//!                        outside
+//! ```
+
+use std::net::IpAddr;
+
+use portolan_dataplane::{
+    Config, Dataplane, PodInterface, Transmit,
+    model::{Backend, Frontend, Locality, Protocol, Service, ServiceName, TrafficPolicy, XdpMode},
+};
+
+use super::netns::{BpfFs, Netns};
+
+/// The node's addresses.
+pub const NODE: [&str; 2] = ["10.89.0.11", "fd00:89::11"];
+/// The other node's addresses.
+pub const OTHER: [&str; 2] = ["10.89.0.12", "fd00:89::12"];
+/// The outside client's addresses.
+pub const OUTSIDE: [&str; 2] = ["10.89.0.200", "fd00:89::200"];
+/// The client pod's addresses.
+pub const CLIENT: [&str; 2] = ["10.244.1.10", "fd00:244:1::10"];
+/// The local backend pod's addresses.
+pub const LOCAL: [&str; 2] = ["10.244.1.20", "fd00:244:1::20"];
+/// The remote backend pod's addresses.
+pub const REMOTE: [&str; 2] = ["10.244.2.20", "fd00:244:2::20"];
+/// The cluster IPs of services.
+pub const CLUSTER: [&str; 2] = ["10.96.0.80", "fd00:10:96::80"];
+/// The services' cluster port.
+pub const PORT: u16 = 80;
+/// The services' node port.
+pub const NODE_PORT: u16 = 30_080;
+/// The port that backends listen on.
+pub const TARGET: u16 = 8_080;
+
+/// An address written in a constant.
+///
+/// # Panics
+/// If it is none.
+pub fn address(text: &str) -> IpAddr {
+    text.parse().expect("a valid address")
+}
+
+/// The namespaces and the dataplane of the node under test.
+#[derive(Debug)]
+pub struct Lab {
+    /// Under test. Before the namespaces, so that it goes first.
+    pub dataplane: Dataplane,
+    /// How XDP runs on its uplink.
+    pub mode: XdpMode,
+    /// Where its pins are.
+    pub pins: BpfFs,
+    /// The node under test.
+    pub node: Netns,
+    /// The other node.
+    pub other: Netns,
+    /// Between the nodes.
+    pub fabric: Netns,
+    /// Beyond the nodes.
+    pub outside: Netns,
+    /// A pod of the node.
+    pub client: Netns,
+    /// Another pod of the node.
+    pub local: Netns,
+    /// A pod of the other node.
+    pub remote: Netns,
+}
+
+impl Lab {
+    /// Builds all of it. With `transmit`, the fabric's ends run `xdp_pass` and complete checksums, as a wire does.
+    pub fn new(transmit: Transmit) -> Self {
+        let [node, other, fabric, outside, client, local, remote] = [
+            "node", "other", "fabric", "outside", "client", "local", "remote",
+        ]
+        .map(Netns::new);
+        fabric.ip("link add br0 type bridge");
+        fabric.ip("link set br0 up");
+        for (port, (netns, addresses)) in [(&node, NODE), (&other, OTHER), (&outside, OUTSIDE)]
+            .into_iter()
+            .enumerate()
+        {
+            join_fabric(&fabric, netns, &format!("port{port}"), addresses);
+        }
+        attach_namespace(&node, &client, "ptlclient", CLIENT);
+        attach_namespace(&node, &local, "ptllocal", LOCAL);
+        attach_namespace(&other, &remote, "ptlremote", REMOTE);
+        for (netns, via) in [(&node, OTHER), (&outside, OTHER)] {
+            netns.ip(&format!("route add 10.244.2.0/24 via {}", via[0]));
+            netns.ip(&format!("route add fd00:244:2::/64 via {}", via[1]));
+        }
+        other.ip(&format!("route add 10.244.1.0/24 via {}", NODE[0]));
+        other.ip(&format!("route add fd00:244:1::/64 via {}", NODE[1]));
+        if transmit == Transmit::Always {
+            make_wire(&fabric, "port0");
+        }
+        let pins = BpfFs::new();
+        let (dataplane, mode) = node.enter(|| {
+            let mut dataplane =
+                Dataplane::open(config(&pins, transmit)).expect("the dataplane opens");
+            let mode = dataplane
+                .attach_uplink("eth0")
+                .expect("the uplink is there");
+            for pod in [pod("ptlclient", CLIENT), pod("ptllocal", LOCAL)] {
+                dataplane.attach_pod(&pod).expect("the pod is there");
+            }
+            (dataplane, mode)
+        });
+        Self {
+            dataplane,
+            mode,
+            pins,
+            node,
+            other,
+            fabric,
+            outside,
+            client,
+            local,
+            remote,
+        }
+    }
+
+    /// Closes the dataplane and opens it again, as an agent that was killed and started.
+    pub fn reopen(&mut self, transmit: Transmit) {
+        self.dataplane = self.node.enter(|| {
+            Dataplane::open(config(&self.pins, transmit)).expect("the dataplane opens again")
+        });
+    }
+}
+
+/// A small dataplane whose pins are in a file system of the test's own.
+pub fn config(pins: &BpfFs, transmit: Transmit) -> Config {
+    let mut config = Config::new(super::object(), pins.pins(), NODE.map(address).to_vec());
+    config.transmit = transmit;
+    config.capacity.services = 256;
+    config.capacity.flows_v4 = 16_384;
+    config.capacity.flows_v6 = 16_384;
+    config
+}
+
+/// The pod behind a veth of [`attach_namespace`].
+pub fn pod(host_interface: &str, addresses: [&str; 2]) -> PodInterface {
+    PodInterface {
+        host_interface: host_interface.to_owned(),
+        addresses: addresses.map(address).to_vec(),
+        pod_mac: mac(host_interface),
+    }
+}
+
+/// The MAC address of a pod's own end: a local one made of the interface's name.
+fn mac(host_interface: &str) -> [u8; 6] {
+    let sum = host_interface
+        .bytes()
+        .fold(7_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+    [0x02, 0, 0, 0, 0, sum]
+}
+
+fn join_fabric(fabric: &Netns, netns: &Netns, port: &str, addresses: [&str; 2]) {
+    fabric.ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}",
+        netns.name()
+    ));
+    fabric.ip(&format!("link set {port} master br0 up"));
+    netns.ip(&format!("address add {}/24 dev eth0", addresses[0]));
+    netns.ip(&format!("address add {}/64 dev eth0 nodad", addresses[1]));
+    netns.ip("link set eth0 up");
+}
+
+/// Joins a pod's namespace to its node, with routes as a pod network makes them.
+fn attach_namespace(node: &Netns, pod: &Netns, host_interface: &str, addresses: [&str; 2]) {
+    let mac = mac(host_interface)
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    node.ip(&format!(
+        "link add {host_interface} type veth peer name eth0 address {mac} netns {}",
+        pod.name()
+    ));
+    node.ip(&format!("link set {host_interface} up"));
+    pod.ip("link set eth0 up");
+    pod.ip(&format!("address add {}/32 dev eth0", addresses[0]));
+    pod.ip(&format!("address add {}/128 dev eth0 nodad", addresses[1]));
+    node.ip(&format!("address add 169.254.1.1/32 dev {host_interface}"));
+    node.ip(&format!(
+        "address add fe80::1/64 dev {host_interface} nodad"
+    ));
+    pod.ip("route add 169.254.1.1 dev eth0");
+    pod.ip("route add default via 169.254.1.1");
+    pod.ip("route add default via fe80::1 dev eth0");
+    node.ip(&format!("route add {} dev {host_interface}", addresses[0]));
+    node.ip(&format!("route add {} dev {host_interface}", addresses[1]));
+}
+
+/// Makes a veth of the fabric behave as the far end of a wire: it takes what XDP sends, and checksums are complete.
+fn make_wire(fabric: &Netns, port: &str) {
+    let object = super::object().with_file_name("portolan-xdp-pass.o");
+    fabric.ip(&format!(
+        "link set dev {port} xdp obj {} sec xdp.frags",
+        object.display()
+    ));
+    fabric.enter(|| {
+        portolan_dataplane::offload_checksums(port, false).expect("a veth can complete checksums");
+    });
+}
+
+/// A backend.
+pub fn backend(at: &str, locality: Locality) -> Backend {
+    Backend {
+        address: address(at),
+        port: TARGET,
+        locality,
+        terminating: false,
+    }
+}
+
+/// A service with a cluster IP of each family and a node port.
+pub fn service(protocol: Protocol, backends: Vec<Backend>) -> Service {
+    let cluster = CLUSTER.map(|text| Frontend::Address {
+        address: address(text),
+        port: PORT,
+        external: false,
+    });
+    Service {
+        name: ServiceName(format!("default/web/{protocol:?}")),
+        protocol,
+        frontends: [
+            cluster.as_slice(),
+            &[Frontend::NodePort { port: NODE_PORT }],
+        ]
+        .concat(),
+        backends,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+    }
+}

@@ -1,0 +1,31 @@
+//! What the dataplane's tests share: namespaces, packets, a lab of nodes and pods, and the model of the programs.
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
+pub mod lab;
+pub mod netns;
+pub mod packet;
+pub mod servers;
+
+use std::path::{Path, PathBuf};
+
+/// The kernel object under test. Without it there is nothing to test, and the test says what to do.
+///
+/// # Panics
+/// If there is none.
+pub fn object() -> PathBuf {
+    let path = std::env::var_os("PORTOLAN_EBPF_OBJECT").map_or_else(
+        || {
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+                .parent()
+                .expect("target has tmp");
+            target.join("debug/portolan-ebpf.o")
+        },
+        PathBuf::from,
+    );
+    assert!(
+        path.exists(),
+        "{} is missing: run cargo xtask build-ebpf",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,100 @@
+//! Addresses of both families, and what the code that serves both asks of them.
+
+use crate::{assert_layout, bytes::Be32};
+
+/// An address of one family. The decisions are generic over it and compiled once for each.
+pub trait Address: Copy + Eq + Default {
+    /// Whether this is IPv6.
+    const IS_V6: bool;
+
+    /// As it stands in a [`crate::backend::Backend`]; IPv4 in the first four bytes.
+    fn words(self) -> [u64; 2];
+
+    /// Back from [`Self::words`].
+    fn from_words(words: [u64; 2]) -> Self;
+
+    /// The one's complement sum of its 16-bit words, not yet folded: what it adds to a checksum.
+    fn checksum_sum(self) -> u64;
+}
+
+/// An IPv4 address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct V4(pub Be32);
+
+/// An IPv6 address: its sixteen bytes as two words in memory order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct V6(pub [u64; 2]);
+
+assert_layout!(V4, size = 4, align = 4, fields = [u32]);
+assert_layout!(V6, size = 16, align = 8, fields = [u64, u64]);
+
+impl V4 {
+    /// From its bytes as they are written.
+    pub const fn from_octets(octets: [u8; 4]) -> Self {
+        Self(Be32(u32::from_ne_bytes(octets)))
+    }
+
+    /// Its bytes as they are written.
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.0.to_ne_bytes()
+    }
+}
+
+impl V6 {
+    /// From its bytes as they are written.
+    #[expect(clippy::cast_possible_truncation, reason = "each half is kept")]
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        let number = u128::from_ne_bytes(octets);
+        Self([number as u64, (number >> 64) as u64])
+    }
+
+    /// Its bytes as they are written.
+    pub const fn octets(self) -> [u8; 16] {
+        (self.0[0] as u128 | (self.0[1] as u128) << 64).to_ne_bytes()
+    }
+}
+
+impl Address for V4 {
+    const IS_V6: bool = false;
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        [u64::from(self.0.0), 0]
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the address is the half that is kept"
+    )]
+    fn from_words(words: [u64; 2]) -> Self {
+        Self(Be32(words[0] as u32))
+    }
+
+    #[inline(always)]
+    fn checksum_sum(self) -> u64 {
+        u64::from(self.0.0)
+    }
+}
+
+impl Address for V6 {
+    const IS_V6: bool = true;
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
+    #[inline(always)]
+    fn checksum_sum(self) -> u64 {
+        let [a, b] = self.0;
+        (a >> 32) + (a & 0xffff_ffff) + (b >> 32) + (b & 0xffff_ffff)
+    }
+}

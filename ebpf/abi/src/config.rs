@@ -1,0 +1,43 @@
+//! The node's configuration: an array map with one value, written by userspace, read by every program.
+
+use crate::{
+    address::{V4, V6},
+    assert_layout,
+};
+
+/// What programs know of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NodeConfig {
+    /// [`crate::ABI_VERSION`] of whoever made the maps. The first word in every version.
+    pub abi_version: u32,
+    /// [`flags`].
+    pub flags: u32,
+    /// Stirred into every hash, so that nobody outside can aim at a bucket.
+    pub seed: u64,
+    /// The number of buckets of the IPv4 flow table, minus one.
+    pub flow_mask_v4: u32,
+    /// The number of buckets of the IPv6 flow table, minus one.
+    pub flow_mask_v6: u32,
+    /// The uplink; 0 as long as there is none.
+    pub uplink: u32,
+    /// The address that source NAT gives to IPv4 packets; zero if the node has none.
+    pub node_v4: V4,
+    /// The address that source NAT gives to IPv6 packets; zero if the node has none.
+    pub node_v6: V6,
+    /// Zero.
+    pub reserved: [u64; 10],
+}
+
+assert_layout!(
+    NodeConfig,
+    size = 128,
+    align = 8,
+    fields = [u32, u32, u64, u32, u32, u32, V4, V6, [u64; 10]]
+);
+
+/// Bits of [`NodeConfig::flags`].
+pub mod flags {
+    /// XDP may send packets out of the uplink itself.
+    pub const XDP_TRANSMIT: u32 = 1 << 0;
+}

@@ -1,0 +1,102 @@
+//! A backend's packet whose flow may have a slot: it must reach the client as if the frontend had sent it.
+
+use crate::{
+    address::Address,
+    client::home,
+    flow::{Bucket, Meta},
+    flow_table, hash,
+    outcome::Outcome,
+    parse::Packet,
+    rewrite::Rewrite,
+    source_nat,
+    tables::{Hook, Tables},
+    tcp::Sender,
+};
+
+/// Looks in the flow table.
+#[inline(always)]
+pub fn from_flows<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    hook: Hook,
+    tables: &T,
+    rewrite: &mut Rewrite<A>,
+) -> Outcome {
+    let client = (packet.destination, packet.destination_port);
+    let hash = hash::of_client(tables.seed(), client.0, client.1, packet.protocol);
+    let Some(bucket) = tables.flows(hash) else {
+        return Outcome::UNKNOWN;
+    };
+    let mut slot = 0;
+    let meta = flow_table::find_reply(
+        &bucket,
+        home(hash),
+        client,
+        packet.protocol,
+        |id| is_sender(packet, id, tables),
+        &mut slot,
+    );
+    if meta.0 == 0 {
+        return Outcome::UNKNOWN;
+    }
+    if hook.is_transit_only() {
+        return Outcome::PASS;
+    }
+    settle(packet, &bucket, slot, meta, tables, rewrite)
+}
+
+/// Looks in the source NAT table, where the port that the backend answers to says the slot.
+#[inline(always)]
+pub fn from_source_nat<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    tables: &T,
+    rewrite: &mut Rewrite<A>,
+) -> Outcome {
+    let Some((index, slot)) = source_nat::place_of_port(packet.destination_port, packet.protocol)
+    else {
+        return Outcome::UNKNOWN;
+    };
+    let Some(bucket) = tables.source_nat(index) else {
+        return Outcome::UNKNOWN;
+    };
+    let meta = bucket.meta(slot);
+    if meta.stage().protocol() != packet.protocol || !is_sender(packet, meta.backend(), tables) {
+        return Outcome::UNKNOWN;
+    }
+    settle(packet, &bucket, slot, meta, tables, rewrite)
+}
+
+#[inline(always)]
+fn is_sender<A: Address, T: Tables<A>>(packet: &Packet<A>, backend: u32, tables: &T) -> bool {
+    match tables.backend(backend) {
+        Some(backend) => backend.is_at(packet.source, packet.source_port),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn settle<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    bucket: &T::Bucket,
+    slot: u32,
+    meta: Meta,
+    tables: &T,
+    rewrite: &mut Rewrite<A>,
+) -> Outcome {
+    rewrite.source = bucket.frontend(slot);
+    rewrite.destination = bucket.client(slot);
+    rewrite.source_port = meta.ports().frontend;
+    rewrite.destination_port = meta.ports().client;
+    // The slot may have been given to another flow since it matched: then nothing that was read may be used.
+    if !meta.is_same_flow(bucket.meta(slot)) {
+        return Outcome::UNKNOWN;
+    }
+    flow_table::refresh(
+        bucket,
+        slot,
+        meta,
+        Sender::Backend,
+        packet.tcp_flags,
+        tables.now(),
+    );
+    Outcome::reply(meta.backend())
+}

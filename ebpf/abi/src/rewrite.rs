@@ -1,0 +1,54 @@
+//! The addresses and ports that a packet leaves with.
+
+use crate::{address::Address, backend::Backend, bytes::Be16, checksum::Difference, parse::Packet};
+
+/// The addresses and ports that a packet leaves with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite<A> {
+    /// Its source.
+    pub source: A,
+    /// Its destination.
+    pub destination: A,
+    /// Its source port.
+    pub source_port: Be16,
+    /// Its destination port.
+    pub destination_port: Be16,
+}
+
+impl<A: Address> Rewrite<A> {
+    /// A client's packet as its backend must see it; with a port, the source is the node.
+    #[inline(always)]
+    pub fn to_backend(
+        &mut self,
+        packet: &Packet<A>,
+        backend: &Backend,
+        port: Be16,
+        node_address: A,
+    ) {
+        self.destination = A::from_words(backend.address);
+        self.destination_port = backend.port;
+        if port == Be16(0) {
+            self.source = packet.source;
+            self.source_port = packet.source_port;
+        } else {
+            self.source = node_address;
+            self.source_port = port;
+        }
+    }
+
+    /// What the change of addresses does to the checksums of IPv4 and of the transport.
+    #[inline(always)]
+    pub fn addresses(&self, packet: &Packet<A>) -> Difference {
+        Difference::NONE
+            .address(packet.source, self.source)
+            .address(packet.destination, self.destination)
+    }
+
+    /// What the change of ports does to the checksum of the transport.
+    #[inline(always)]
+    pub fn ports(&self, packet: &Packet<A>) -> Difference {
+        Difference::NONE
+            .port(packet.source_port, self.source_port)
+            .port(packet.destination_port, self.destination_port)
+    }
+}

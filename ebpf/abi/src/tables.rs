@@ -1,0 +1,134 @@
+//! What the decisions read and write. The kernel programs have it over maps, tests over vectors.
+
+use crate::{
+    address::Address,
+    backend::Backend,
+    choice::Place,
+    client,
+    flow::Bucket,
+    open,
+    outcome::Outcome,
+    parse::Packet,
+    reply,
+    rewrite::Rewrite,
+    service::{ServiceEntry, ServiceKey},
+};
+
+/// Where a packet was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It came out of a pod of this node.
+    Pod,
+    /// It came in at the uplink.
+    Uplink,
+}
+
+/// How a hook wants packets to be routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Hook(pub u32);
+
+impl Hook {
+    /// It sees what comes out of pods.
+    pub const POD: Self = Self(0);
+    /// It sees what comes in at the uplink.
+    pub const UPLINK: Self = Self(1);
+    /// The same, but it forwards only what leaves the node again, and must not touch any other flow.
+    pub const TRANSIT: Self = Self(3);
+
+    /// Where it sees packets.
+    #[inline(always)]
+    pub const fn origin(self) -> Origin {
+        if self.0 & 1 == 0 {
+            Origin::Pod
+        } else {
+            Origin::Uplink
+        }
+    }
+
+    /// Whether it sees packets at the uplink.
+    #[inline(always)]
+    pub const fn is_uplink(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Whether it forwards only what leaves the node again.
+    #[inline(always)]
+    pub const fn is_transit_only(self) -> bool {
+        self.0 & 2 != 0
+    }
+}
+
+/// The maps as one family's decisions see them.
+pub trait Tables<A: Address> {
+    /// A bucket of a flow table.
+    type Bucket: Bucket<A>;
+
+    /// Stirred into every hash.
+    fn seed(&self) -> u64;
+    /// Nanoseconds of the coarse monotonic clock.
+    fn now(&self) -> u64;
+    /// The address that source NAT gives; zero if there is none.
+    fn node_address(&self) -> A;
+    /// The bucket of the flow table that a hash leads to.
+    fn flows(&self, hash: u64) -> Option<Self::Bucket>;
+    /// A bucket of the source NAT table.
+    fn source_nat(&self, bucket: u32) -> Option<Self::Bucket>;
+    /// The service behind an address and port.
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceEntry>;
+    /// A backend id in the choice map.
+    fn choice(&self, place: Place) -> Option<u32>;
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+}
+
+/// The stages of a decision, each of which looks at one bucket. Kernel programs make each a function that the verifier
+/// looks at once, not once for every way that leads to it.
+pub trait Stages<A: Address>: Tables<A> + Sized {
+    /// [`client::in_flows`].
+    #[inline(always)]
+    fn client_in_flows(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {
+        client::in_flows(packet, hash, hook, self)
+    }
+
+    /// [`client::in_source_nat`].
+    #[inline(always)]
+    fn client_in_source_nat(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {
+        client::in_source_nat(packet, hash, hook, self)
+    }
+
+    /// [`reply::from_flows`].
+    #[inline(always)]
+    fn reply_from_flows(
+        &self,
+        packet: &Packet<A>,
+        hook: Hook,
+        rewrite: &mut Rewrite<A>,
+    ) -> Outcome {
+        reply::from_flows(packet, hook, self, rewrite)
+    }
+
+    /// [`reply::from_source_nat`].
+    #[inline(always)]
+    fn reply_from_source_nat(&self, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Outcome {
+        reply::from_source_nat(packet, self, rewrite)
+    }
+
+    /// [`open::open`].
+    #[inline(always)]
+    fn open(&self, packet: &Packet<A>, hash: u64, hook: Hook, leaves: u32) -> Outcome {
+        open::open(packet, hash, hook, leaves, self)
+    }
+
+    /// [`open::give_slot`].
+    #[inline(always)]
+    fn give_slot(&self, packet: &Packet<A>, hash: u64, backend: u32, leaves: u32) -> Outcome {
+        open::give_slot(packet, hash, backend, leaves, self)
+    }
+
+    /// [`open::give_port`].
+    #[inline(always)]
+    fn give_port(&self, packet: &Packet<A>, hash: u64, backend: u32, leaves: u32) -> Outcome {
+        open::give_port(packet, hash, backend, leaves, self)
+    }
+}

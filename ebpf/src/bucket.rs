@@ -1,0 +1,193 @@
+//! Buckets of flow tables as the kernel programs reach them: in map memory that other CPUs write at the same time.
+
+use core::{arch::asm, ptr::addr_of_mut};
+
+use portolan_abi::{
+    address::{V4, V6},
+    bytes::Be32,
+    flow::{Bucket, BucketV4, BucketV6, Meta, SLOTS, SlotV4},
+};
+
+/// A bucket of the IPv4 tables.
+#[derive(Clone, Copy)]
+pub struct MapBucketV4(pub *mut BucketV4);
+
+/// A bucket of the IPv6 tables.
+#[derive(Clone, Copy)]
+pub struct MapBucketV6(pub *mut BucketV6);
+
+/// Puts `new` into a word if it is `old`; what it was.
+///
+/// # Safety
+/// `word` must point to eight aligned bytes of a map's value.
+#[inline(always)]
+unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    let was: u64;
+    // SAFETY: the instruction touches the word alone; the target has no compare-and-swap in `core::sync::atomic`.
+    unsafe {
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => was);
+    }
+    was
+}
+
+/// Sets bits of a word; what it was.
+///
+/// # Safety
+/// `word` must point to eight aligned bytes of a map's value.
+#[inline(always)]
+unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+    let was: u64;
+    // SAFETY: the instruction touches the word alone.
+    unsafe {
+        asm!("{bits} = atomic_fetch_or((u64 *)({word} + 0), {bits})", word = in(reg) word, bits = inout(reg) bits => was);
+    }
+    was
+}
+
+/// Clears all but some bits of a word; what it was.
+///
+/// # Safety
+/// `word` must point to eight aligned bytes of a map's value.
+#[inline(always)]
+unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
+    let was: u64;
+    // SAFETY: the instruction touches the word alone.
+    unsafe {
+        asm!("{bits} = atomic_fetch_and((u64 *)({word} + 0), {bits})", word = in(reg) word, bits = inout(reg) bits => was);
+    }
+    was
+}
+
+macro_rules! atomic_meta {
+    () => {
+        #[inline(always)]
+        fn meta(&self, slot: u32) -> Meta {
+            // SAFETY: `word` points into the map's value, which lives as long as the program runs.
+            Meta(unsafe { self.word(slot).read_volatile() })
+        }
+
+        #[inline(always)]
+        fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
+            // SAFETY: as in `meta`.
+            unsafe { compare_exchange(self.word(slot), old.0, new.0) == old.0 }
+        }
+
+        #[inline(always)]
+        fn try_lock(&self) -> bool {
+            // SAFETY: as in `meta`.
+            unsafe { fetch_or(self.word(0), Meta::LOCK) & Meta::LOCK == 0 }
+        }
+
+        #[inline(always)]
+        fn unlock(&self) {
+            // SAFETY: as in `meta`.
+            unsafe { fetch_and(self.word(0), !Meta::LOCK) };
+        }
+
+        #[inline(always)]
+        fn publish(&self, slot: u32, meta: Meta) {
+            // SAFETY: as in `meta`.
+            unsafe { self.word(slot).write_volatile(meta.0) };
+        }
+    };
+}
+
+impl MapBucketV4 {
+    #[inline(always)]
+    fn slot(self, slot: u32) -> *mut SlotV4 {
+        // SAFETY: the mask keeps the slot within the bucket.
+        unsafe {
+            addr_of_mut!((*self.0).slots)
+                .cast::<SlotV4>()
+                .add((slot & (SLOTS - 1)) as usize)
+        }
+    }
+
+    #[inline(always)]
+    fn word(self, slot: u32) -> *mut u64 {
+        // SAFETY: the field lies in the slot.
+        unsafe { addr_of_mut!((*self.slot(slot)).meta) }
+    }
+
+    #[inline(always)]
+    fn addresses(self, slot: u32) -> u64 {
+        // SAFETY: the field lies in the slot.
+        unsafe { addr_of_mut!((*self.slot(slot)).addresses).read_volatile() }
+    }
+}
+
+impl Bucket<V4> for MapBucketV4 {
+    atomic_meta!();
+
+    #[inline(always)]
+    fn client(&self, slot: u32) -> V4 {
+        V4(Be32(self.addresses(slot) as u32))
+    }
+
+    #[inline(always)]
+    fn frontend(&self, slot: u32) -> V4 {
+        V4(Be32((self.addresses(slot) >> 32) as u32))
+    }
+
+    #[inline(always)]
+    fn write(&self, slot: u32, client: V4, frontend: V4) {
+        // SAFETY: the field lies in the slot, and the lock keeps other writers out.
+        unsafe {
+            addr_of_mut!((*self.slot(slot)).addresses)
+                .write_volatile(SlotV4::addresses(client, frontend));
+        }
+    }
+}
+
+impl MapBucketV6 {
+    #[inline(always)]
+    fn word_at(self, slot: u32, word: usize) -> *mut u64 {
+        // SAFETY: a slot is eight words, the mask keeps the slot within the bucket, and `word` is below eight.
+        unsafe {
+            self.0
+                .cast::<u64>()
+                .add((slot & (SLOTS - 1)) as usize * 8 + word)
+        }
+    }
+
+    #[inline(always)]
+    fn word(self, slot: u32) -> *mut u64 {
+        self.word_at(slot, 0)
+    }
+
+    #[inline(always)]
+    fn address(self, slot: u32, word: usize) -> V6 {
+        // SAFETY: words 1 to 4 of a slot are its two addresses.
+        unsafe {
+            V6([
+                self.word_at(slot, word).read_volatile(),
+                self.word_at(slot, word + 1).read_volatile(),
+            ])
+        }
+    }
+}
+
+impl Bucket<V6> for MapBucketV6 {
+    atomic_meta!();
+
+    #[inline(always)]
+    fn client(&self, slot: u32) -> V6 {
+        self.address(slot, 1)
+    }
+
+    #[inline(always)]
+    fn frontend(&self, slot: u32) -> V6 {
+        self.address(slot, 3)
+    }
+
+    #[inline(always)]
+    fn write(&self, slot: u32, client: V6, frontend: V6) {
+        // SAFETY: words 1 to 4 of a slot are its two addresses, and the lock keeps other writers out.
+        unsafe {
+            self.word_at(slot, 1).write_volatile(client.0[0]);
+            self.word_at(slot, 2).write_volatile(client.0[1]);
+            self.word_at(slot, 3).write_volatile(frontend.0[0]);
+            self.word_at(slot, 4).write_volatile(frontend.0[1]);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Counting, each CPU for itself.
+
+use aya_ebpf::maps::PerCpuArray;
+use portolan_abi::{backend::Backend, counters::ServiceCount, outcome::Outcome};
+
+use crate::maps::{COUNTS, DROPS, EVENTS};
+
+#[inline(always)]
+fn increment(counters: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the counter is this CPU's own, and nothing interrupts a program that counts.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts a drop, by the index of its reason.
+#[inline(always)]
+pub fn dropped(reason: u32) {
+    increment(&DROPS, reason);
+}
+
+/// Counts an event, by its index.
+#[inline(always)]
+pub fn event(event: u32) {
+    increment(&EVENTS, event);
+}
+
+#[inline(always)]
+fn of_service(service: u32, change: impl FnOnce(&mut ServiceCount)) {
+    if let Some(count) = COUNTS.get_ptr_mut(service) {
+        // SAFETY: the counters are this CPU's own, and nothing interrupts a program that counts.
+        change(unsafe { &mut *count });
+    }
+}
+
+/// Counts a new flow, by how far away its backend is.
+#[inline(always)]
+fn opened(backend: &Backend) {
+    let class = backend.class;
+    of_service(backend.service, |count| match class {
+        0 => count.flows[0] += 1,
+        1 => count.flows[1] += 1,
+        _ => count.flows[2] += 1,
+    });
+}
+
+/// Counts a forwarded packet.
+#[inline(always)]
+pub fn forwarded(backend: &Backend, bytes: u32) {
+    of_service(backend.service, |count| {
+        count.packets += 1;
+        count.bytes += u64::from(bytes);
+    });
+}
+
+/// Counts a client that was refused.
+#[inline(always)]
+pub fn refused(service: u32) {
+    of_service(service, |count| count.refused += 1);
+}
+
+/// Counts what an outcome says of the flow that it forwards.
+#[inline(always)]
+pub fn outcome(outcome: Outcome, backend: &Backend) {
+    if outcome.is_opened() {
+        opened(backend);
+    }
+    if outcome.event() != 0 {
+        event(outcome.event() - 1);
+    }
+}

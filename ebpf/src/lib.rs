@@ -1,2 +1,0 @@
-//! The kernel programs, one entry file a hook.
-#![no_std]

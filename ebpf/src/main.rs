@@ -1,0 +1,53 @@
+//! The kernel programs of Portolan's dataplane.
+//!
+//! ```text
+//!            world, other nodes                                    pods of this node
+//!                   |                                                     ^ |
+//!   uplink:  xdp_uplink --- source-NATed flows: XDP_TX ---> world         | |
+//!                   | everything else                                     | |
+//!            uplink_ingress (tcx) ---- redirect_peer ---------------------' |
+//!                   ^                                                       v
+//!                   '------ redirect_neigh ------ pod_egress (tcx, the node's end of a pod's veth)
+//! ```
+//!
+//! Each program is parse -> [`portolan_abi::plan::plan`] -> [`portolan_abi::route`] -> rewrite -> verdict. The
+//! decisions are in `portolan-abi`; here are only packet access, maps and verdicts.
+//!
+//! # Invariants
+//! - A packet is rewritten whole or not at all: what can fail is tried first, and what fails later drops the packet.
+//! - XDP sends out only what comes in at the uplink and leaves by it again. What it leaves alone it has not changed,
+//!   and `uplink_ingress` handles that the same way.
+//! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
+//!   it sends; tcx can.
+//! - `unsafe` is in `frame`, `maps`, `bucket`, `stages`, `skb` and `xdp`, nowhere else.
+//!
+//! # How to build, inspect and test
+//! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
+//! `dataplane/tests`.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![allow(
+    clippy::inline_always,
+    reason = "the verifier follows calls one by one: what is not inlined is either refused or slower"
+)]
+
+mod bucket;
+mod count;
+mod frame;
+mod hooks;
+mod maps;
+mod skb;
+mod stages;
+mod tc;
+mod uplink;
+mod xdp;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

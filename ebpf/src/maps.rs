@@ -1,0 +1,221 @@
+//! The maps, all pinned by name, and what the decisions read of them. Their sizes are set by the loader.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use portolan_abi::{
+    address::{V4, V6},
+    backend::Backend,
+    choice::{ChoiceLine, LANES, Place},
+    config::NodeConfig,
+    counters::ServiceCount,
+    drop_reason::{DropReason, Event},
+    flow::{Bucket, BucketV4, BucketV6},
+    parse::ParseAddress,
+    pod::PodEntry,
+    refusal::{self, Refuse},
+    service::{ServiceEntry, ServiceKey, ServiceRecord},
+    source_nat,
+    tables::Tables,
+};
+
+use crate::bucket::{MapBucketV4, MapBucketV6};
+
+#[map]
+static CONFIG: Array<NodeConfig> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static SERVICES_V4: HashMap<ServiceKey<V4>, ServiceEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICES_V6: HashMap<ServiceKey<V6>, ServiceEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+static CHOICES: Array<ChoiceLine> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static BACKENDS: Array<Backend> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static FLOWS_V4: Array<BucketV4> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static FLOWS_V6: Array<BucketV6> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static SNAT_V4: Array<BucketV4> = Array::pinned(source_nat::BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static SNAT_V6: Array<BucketV6> = Array::pinned(source_nat::BUCKETS, BPF_F_MMAPABLE);
+#[map]
+static PODS_V4: HashMap<V4, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+static PODS_V6: HashMap<V6, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+pub static COUNTS: PerCpuArray<ServiceCount> = PerCpuArray::pinned(1, 0);
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::COUNT, 0);
+#[map]
+pub static EVENTS: PerCpuArray<u64> = PerCpuArray::pinned(Event::COUNT, 0);
+/// Room for an answer, which the stack has not.
+#[map]
+static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0);
+/// Written and read by userspace alone: what belongs to a service's id.
+#[map]
+static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+
+/// A family with its maps.
+pub trait Family: ParseAddress + Refuse {
+    /// A bucket of its flow tables.
+    type Bucket: Bucket<Self>;
+
+    /// Its source NAT address.
+    fn node_address(config: &NodeConfig) -> Self;
+    /// The bucket of its flow table that a hash leads to.
+    fn flows(config: &NodeConfig, hash: u64) -> Option<Self::Bucket>;
+    /// A bucket of its source NAT table.
+    fn source_nat(bucket: u32) -> Option<Self::Bucket>;
+    /// The service behind a key.
+    fn service(key: &ServiceKey<Self>) -> Option<&'static ServiceEntry>;
+    /// The pod of this node that has an address.
+    fn pod(&self) -> Option<&'static PodEntry>;
+}
+
+impl Family for V4 {
+    type Bucket = MapBucketV4;
+
+    #[inline(always)]
+    fn node_address(config: &NodeConfig) -> Self {
+        config.node_v4
+    }
+
+    #[inline(always)]
+    fn flows(config: &NodeConfig, hash: u64) -> Option<MapBucketV4> {
+        FLOWS_V4
+            .get_ptr_mut((hash >> 32) as u32 & config.flow_mask_v4)
+            .map(MapBucketV4)
+    }
+
+    #[inline(always)]
+    fn source_nat(bucket: u32) -> Option<MapBucketV4> {
+        SNAT_V4.get_ptr_mut(bucket).map(MapBucketV4)
+    }
+
+    #[inline(always)]
+    fn service(key: &ServiceKey<Self>) -> Option<&'static ServiceEntry> {
+        // SAFETY: userspace replaces entries as a whole, and a replaced one outlives this program run.
+        unsafe { SERVICES_V4.get(key) }
+    }
+
+    #[inline(always)]
+    fn pod(&self) -> Option<&'static PodEntry> {
+        // SAFETY: as for services.
+        unsafe { PODS_V4.get(self) }
+    }
+}
+
+impl Family for V6 {
+    type Bucket = MapBucketV6;
+
+    #[inline(always)]
+    fn node_address(config: &NodeConfig) -> Self {
+        config.node_v6
+    }
+
+    #[inline(always)]
+    fn flows(config: &NodeConfig, hash: u64) -> Option<MapBucketV6> {
+        FLOWS_V6
+            .get_ptr_mut((hash >> 32) as u32 & config.flow_mask_v6)
+            .map(MapBucketV6)
+    }
+
+    #[inline(always)]
+    fn source_nat(bucket: u32) -> Option<MapBucketV6> {
+        SNAT_V6.get_ptr_mut(bucket).map(MapBucketV6)
+    }
+
+    #[inline(always)]
+    fn service(key: &ServiceKey<Self>) -> Option<&'static ServiceEntry> {
+        // SAFETY: userspace replaces entries as a whole, and a replaced one outlives this program run.
+        unsafe { SERVICES_V6.get(key) }
+    }
+
+    #[inline(always)]
+    fn pod(&self) -> Option<&'static PodEntry> {
+        // SAFETY: as for services.
+        unsafe { PODS_V6.get(self) }
+    }
+}
+
+/// The node's configuration.
+#[inline(always)]
+pub fn config() -> Option<&'static NodeConfig> {
+    CONFIG.get(0)
+}
+
+/// The maps of one packet's family.
+#[derive(Clone, Copy)]
+pub struct Maps {
+    /// The node's configuration.
+    pub config: &'static NodeConfig,
+}
+
+impl<A: Family> Tables<A> for Maps {
+    type Bucket = A::Bucket;
+
+    #[inline(always)]
+    fn seed(&self) -> u64 {
+        self.config.seed
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn node_address(&self) -> A {
+        A::node_address(self.config)
+    }
+
+    #[inline(always)]
+    fn flows(&self, hash: u64) -> Option<A::Bucket> {
+        A::flows(self.config, hash)
+    }
+
+    #[inline(always)]
+    fn source_nat(&self, bucket: u32) -> Option<A::Bucket> {
+        A::source_nat(bucket)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceEntry> {
+        A::service(key)
+    }
+
+    #[inline(always)]
+    fn choice(&self, place: Place) -> Option<u32> {
+        let line = CHOICES.get_ptr(place.line)?;
+        // SAFETY: the mask keeps the lane within the line; userspace writes lanes whole.
+        Some(unsafe {
+            line.cast::<u32>()
+                .add(place.lane as usize & (LANES - 1))
+                .read_volatile()
+        })
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+}
+
+/// A backend by its id.
+#[inline(always)]
+pub fn backend(id: u32) -> Option<&'static Backend> {
+    BACKENDS.get(id)
+}
+
+/// This CPU's room for an answer, as the last answer left it.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut refusal::Frame> {
+    let frame = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the memory is this CPU's own; each program run takes it once, and none interrupts another.
+    Some(unsafe { &mut *frame })
+}

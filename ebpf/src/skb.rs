@@ -1,0 +1,133 @@
+//! What tcx programs do to socket buffers: rewrite by the kernel's helpers, which keep GSO and offloaded checksums.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+        bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use portolan_abi::{
+    address::Address,
+    drop_reason::DropReason,
+    parse::{Packet, field},
+    protocol, refusal,
+    rewrite::Rewrite,
+};
+
+use crate::frame::Frame;
+
+/// How much of a packet must be readable for its headers to be: Ethernet, the longest IPv4 header, TCP.
+const HEADERS: u32 = 14 + 60 + 20;
+
+/// The directly readable part of a packet. It must not be used after a helper has changed the packet.
+#[inline(always)]
+pub fn frame(context: &TcContext) -> Frame {
+    Frame::new(context.data(), context.data_end(), context.len())
+}
+
+/// Makes the headers readable; false if the packet has none.
+#[inline(always)]
+pub fn pull_headers(context: &TcContext) -> bool {
+    let length = if context.len() < HEADERS {
+        context.len()
+    } else {
+        HEADERS
+    };
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_skb_pull_data(context.as_ptr().cast(), length) == 0 }
+}
+
+#[inline(always)]
+fn store<T>(context: &TcContext, offset: usize, value: &T) -> Result<(), DropReason> {
+    // SAFETY: the value is readable for its size; the helper checks the offset.
+    let result = unsafe {
+        bpf_skb_store_bytes(
+            context.as_ptr().cast(),
+            offset as u32,
+            core::ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
+}
+
+/// Changes a packet's addresses and ports with the checksums over them.
+#[inline(always)]
+pub fn rewrite<A: Address>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+) -> Result<(), DropReason> {
+    let skb = context.as_ptr().cast();
+    let addresses = u64::from(rewrite.addresses(packet).sum());
+    let ports = u64::from(rewrite.ports(packet).sum());
+    let (checksum, mangled) = if packet.protocol == protocol::TCP {
+        (packet.transport + field::TCP_CHECKSUM, 0)
+    } else {
+        (
+            packet.transport + field::UDP_CHECKSUM,
+            u64::from(BPF_F_MARK_MANGLED_0),
+        )
+    };
+    let checksum = checksum as u32;
+    let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
+    // SAFETY: the context is the program's own; the helpers check their offsets.
+    let failed = unsafe {
+        (!A::IS_V6 && bpf_l3_csum_replace(skb, field::V4_CHECKSUM as u32, 0, addresses, 0) != 0)
+            || bpf_l4_csum_replace(skb, checksum, 0, addresses, pseudo) != 0
+            || bpf_l4_csum_replace(skb, checksum, 0, ports, mangled) != 0
+    };
+    if failed {
+        return Err(DropReason::RewriteFailed);
+    }
+    let at = if A::IS_V6 {
+        field::V6_SOURCE
+    } else {
+        field::V4_SOURCE
+    };
+    store(context, at, &[rewrite.source, rewrite.destination])?;
+    store(
+        context,
+        packet.transport,
+        &[rewrite.source_port.0, rewrite.destination_port.0],
+    )
+}
+
+/// Puts a packet straight into the pod behind a veth; the MAC addresses are the pod's and the node's ends'.
+#[inline(always)]
+pub fn to_pod(context: &TcContext, interface: u32, macs: [[u8; 6]; 2]) -> Result<i32, DropReason> {
+    store(context, 0, &macs)?;
+    // SAFETY: the helper notes where to; the verdict does it.
+    Ok(unsafe { bpf_redirect_peer(interface, 0) } as i32)
+}
+
+/// Sends a packet out of an interface, to the neighbour that the routing table says.
+#[inline(always)]
+pub fn to_neighbour(interface: u32) -> i32 {
+    // SAFETY: no parameters means the packet's own destination.
+    unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Makes the packet an answer and sends it back where it came from.
+#[inline(always)]
+pub fn answer(context: &TcContext, frame: &refusal::Frame, length: u32) -> Result<i32, DropReason> {
+    let skb = context.as_ptr().cast();
+    // SAFETY: the context is the program's own; `length` is within the frame, as its callers pass constants.
+    let failed = unsafe {
+        bpf_skb_change_tail(skb, length, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), length, 0) != 0
+    };
+    if failed {
+        return Err(DropReason::RefusalFailed);
+    }
+    // SAFETY: the interface is that of the packet.
+    unsafe { Ok(bpf_redirect((*context.skb.skb).ifindex, 0) as i32) }
+}

@@ -1,0 +1,182 @@
+//! The stages of a decision as global functions: the verifier looks at each by itself, knowing nothing of its callers,
+//! so that the cost of a program to verify is a sum and not a product.
+
+use portolan_abi::{
+    address::{V4, V6},
+    client, open,
+    outcome::Outcome,
+    parse::Packet,
+    reply,
+    rewrite::Rewrite,
+    tables::{Hook, Stages},
+};
+
+use crate::maps::{self, Family, Maps};
+
+macro_rules! stages {
+    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $open:ident, $give_slot:ident, $give_port:ident) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $in_flows(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
+            with(packet, |packet, maps| {
+                client::in_flows(packet, hash, Hook(hook), maps)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $in_source_nat(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
+            with(packet, |packet, maps| {
+                client::in_source_nat(packet, hash, Hook(hook), maps)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $from_flows(
+            packet: *const Packet<$family>,
+            hook: u32,
+            rewrite: *mut Rewrite<$family>,
+        ) -> u64 {
+            // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
+            let Some(rewrite) = (unsafe { rewrite.as_mut() }) else {
+                return Outcome::PASS.0;
+            };
+            with(packet, |packet, maps| {
+                reply::from_flows(packet, Hook(hook), maps, rewrite)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $from_source_nat(
+            packet: *const Packet<$family>,
+            rewrite: *mut Rewrite<$family>,
+        ) -> u64 {
+            // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
+            let Some(rewrite) = (unsafe { rewrite.as_mut() }) else {
+                return Outcome::PASS.0;
+            };
+            with(packet, |packet, maps| {
+                reply::from_source_nat(packet, maps, rewrite)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $open(
+            packet: *const Packet<$family>,
+            hash: u64,
+            hook: u32,
+            leaves: u32,
+        ) -> u64 {
+            with(packet, |packet, maps| {
+                open::open(packet, hash, Hook(hook), leaves, maps)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $give_slot(
+            packet: *const Packet<$family>,
+            hash: u64,
+            backend: u32,
+            leaves: u32,
+        ) -> u64 {
+            with(packet, |packet, maps| {
+                open::give_slot(packet, hash, backend, leaves, maps)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $give_port(
+            packet: *const Packet<$family>,
+            hash: u64,
+            backend: u32,
+            leaves: u32,
+        ) -> u64 {
+            with(packet, |packet, maps| {
+                open::give_port(packet, hash, backend, leaves, maps)
+            })
+        }
+
+        impl Stages<$family> for Maps {
+            #[inline(always)]
+            fn client_in_flows(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
+                Outcome($in_flows(packet, hash, hook.0))
+            }
+
+            #[inline(always)]
+            fn client_in_source_nat(
+                &self,
+                packet: &Packet<$family>,
+                hash: u64,
+                hook: Hook,
+            ) -> Outcome {
+                Outcome($in_source_nat(packet, hash, hook.0))
+            }
+
+            #[inline(always)]
+            fn reply_from_flows(
+                &self,
+                packet: &Packet<$family>,
+                hook: Hook,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome($from_flows(packet, hook.0, rewrite))
+            }
+
+            #[inline(always)]
+            fn reply_from_source_nat(
+                &self,
+                packet: &Packet<$family>,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome($from_source_nat(packet, rewrite))
+            }
+
+            #[inline(always)]
+            fn open(
+                &self,
+                packet: &Packet<$family>,
+                hash: u64,
+                hook: Hook,
+                leaves: u32,
+            ) -> Outcome {
+                Outcome($open(packet, hash, hook.0, leaves))
+            }
+
+            #[inline(always)]
+            fn give_slot(
+                &self,
+                packet: &Packet<$family>,
+                hash: u64,
+                backend: u32,
+                leaves: u32,
+            ) -> Outcome {
+                Outcome($give_slot(packet, hash, backend, leaves))
+            }
+
+            #[inline(always)]
+            fn give_port(
+                &self,
+                packet: &Packet<$family>,
+                hash: u64,
+                backend: u32,
+                leaves: u32,
+            ) -> Outcome {
+                Outcome($give_port(packet, hash, backend, leaves))
+            }
+        }
+    };
+}
+
+stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, open_v4, give_slot_v4, give_port_v4);
+stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, open_v6, give_slot_v6, give_port_v6);
+
+/// Runs a stage over the maps. A global function must expect null, though no caller passes it.
+#[inline(always)]
+fn with<A: Family>(
+    packet: *const Packet<A>,
+    stage: impl FnOnce(&Packet<A>, &Maps) -> Outcome,
+) -> u64 {
+    // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
+    let (Some(packet), Some(config)) = (unsafe { packet.as_ref() }, maps::config()) else {
+        return Outcome::PASS.0;
+    };
+    stage(packet, &Maps { config }).0
+}

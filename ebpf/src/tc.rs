@@ -1,0 +1,193 @@
+//! What both tcx programs do with a packet.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    programs::TcContext,
+};
+use portolan_abi::{
+    address::{V4, V6},
+    backend::delivery,
+    bytes::Be16,
+    drop_reason::DropReason,
+    outcome::{Action, Outcome},
+    parse::{Bytes, ETHER_V4, ETHER_V6, NotParsed, Packet, field},
+    protocol, refusal,
+    rewrite::Rewrite,
+    route::route,
+    tables::{Hook, Stages},
+};
+
+use crate::{
+    count,
+    frame::Frame,
+    maps::{self, Family, Maps},
+    skb,
+};
+
+/// Leaves the packet to whoever comes next: other programs, then the node's stack.
+const PASS: i32 = TC_ACT_UNSPEC;
+
+/// Routes a packet.
+#[inline(always)]
+pub fn handle(context: &TcContext, hook: Hook) -> i32 {
+    let Some(ether_type) = skb::frame(context).u16(field::ETHER_TYPE).map(Be16) else {
+        return PASS;
+    };
+    let verdict = match ether_type {
+        ETHER_V4 => family::<V4>(context, hook),
+        ETHER_V6 => family::<V6>(context, hook),
+        _ => return PASS,
+    };
+    match verdict {
+        Ok(verdict) => verdict,
+        Err(reason) => {
+            count::dropped(reason.index());
+            TC_ACT_SHOT
+        }
+    }
+}
+
+#[inline(always)]
+fn family<A: Family>(context: &TcContext, hook: Hook) -> Result<i32, DropReason>
+where
+    Maps: Stages<A>,
+{
+    let mut parsed = A::parse(skb::frame(context));
+    if matches!(parsed, Err(NotParsed::Truncated)) && skb::pull_headers(context) {
+        parsed = A::parse(skb::frame(context));
+    }
+    let Ok(packet) = parsed else {
+        return Ok(PASS);
+    };
+    let Some(config) = maps::config() else {
+        return Ok(PASS);
+    };
+    let maps = Maps { config };
+    let mut rewrite = Rewrite::default();
+    let outcome = route(&packet, hook, &maps, &mut rewrite);
+    match outcome.action() {
+        Action::Forward => to_backend(context, &packet, outcome, maps, &mut rewrite),
+        Action::Reply => {
+            if let Some(backend) = maps::backend(outcome.number()) {
+                count::forwarded(backend, packet.length);
+            }
+            to_client(context, &packet, &rewrite, config.uplink)
+        }
+        Action::Refuse => Ok(refuse(context, &packet, outcome)),
+        Action::Drop => {
+            count::dropped(outcome.reason());
+            Ok(TC_ACT_SHOT)
+        }
+        Action::Pass | Action::Unknown | Action::Rechoose => straight_to_pod(context, &packet),
+    }
+}
+
+/// No service is concerned: a pod of this node is reached without a visit to the stack all the same.
+#[inline(always)]
+fn straight_to_pod<A: Family>(context: &TcContext, packet: &Packet<A>) -> Result<i32, DropReason> {
+    match packet.destination.pod() {
+        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac]),
+        None => Ok(PASS),
+    }
+}
+
+#[inline(always)]
+fn to_backend<A: Family>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    outcome: Outcome,
+    maps: Maps,
+    rewrite: &mut Rewrite<A>,
+) -> Result<i32, DropReason> {
+    let Some(backend) = maps::backend(outcome.number()) else {
+        return Ok(PASS);
+    };
+    count::outcome(outcome, backend);
+    count::forwarded(backend, packet.length);
+    rewrite.to_backend(
+        packet,
+        backend,
+        outcome.port(),
+        A::node_address(maps.config),
+    );
+    skb::rewrite(context, packet, rewrite)?;
+    match backend.delivery {
+        delivery::PEER => skb::to_pod(
+            context,
+            backend.interface,
+            [backend.pod_mac, backend.host_mac],
+        ),
+        delivery::NEIGHBOUR if maps.config.uplink != 0 => Ok(skb::to_neighbour(maps.config.uplink)),
+        _ => Ok(PASS),
+    }
+}
+
+#[inline(always)]
+fn to_client<A: Family>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    uplink: u32,
+) -> Result<i32, DropReason> {
+    skb::rewrite(context, packet, rewrite)?;
+    match rewrite.destination.pod() {
+        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac]),
+        None if uplink != 0 => Ok(skb::to_neighbour(uplink)),
+        None => Ok(PASS),
+    }
+}
+
+/// Answers a client that nobody serves, at once.
+#[inline(never)]
+fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome) -> i32 {
+    count::dropped(outcome.reason());
+    if !refusal::is_answerable(packet) {
+        return TC_ACT_SHOT;
+    }
+    let verdict = answer(context, packet);
+    if verdict == TC_ACT_SHOT {
+        count::dropped(DropReason::RefusalFailed.index());
+    } else {
+        count::refused(outcome.number());
+    }
+    verdict
+}
+
+#[inline(always)]
+fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
+    let Some(answer) = maps::scratch() else {
+        return TC_ACT_SHOT;
+    };
+    if write_answer(skb::frame(context), packet, answer).is_none() {
+        return TC_ACT_SHOT;
+    }
+    let length = if packet.protocol == protocol::TCP {
+        A::RESET
+    } else {
+        A::UNREACHABLE
+    };
+    skb::answer(context, answer, length as u32).unwrap_or(TC_ACT_SHOT)
+}
+
+/// Writes the answer to a packet into a frame, Ethernet header included.
+#[inline(always)]
+pub fn write_answer<A: Family>(
+    bytes: Frame,
+    packet: &Packet<A>,
+    answer: &mut refusal::Frame,
+) -> Option<()> {
+    if packet.protocol == protocol::TCP {
+        A::reset(answer, packet, refusal::segment(bytes, packet.transport)?);
+    } else {
+        A::unreachable(answer, packet);
+    }
+    let mut at = 0;
+    while at < 6 {
+        answer[at] = bytes.u8(at + 6)?;
+        answer[at + 6] = bytes.u8(at)?;
+        at += 1;
+    }
+    answer[12] = bytes.u8(12)?;
+    answer[13] = bytes.u8(13)?;
+    Some(())
+}

@@ -1,0 +1,126 @@
+//! What XDP does with a packet at the uplink.
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    programs::XdpContext,
+};
+use portolan_abi::{
+    address::{V4, V6},
+    bytes::Be16,
+    config::{NodeConfig, flags},
+    drop_reason::Event,
+    outcome::{Action, Outcome},
+    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
+    protocol, refusal,
+    rewrite::Rewrite,
+    route::route,
+    tables::{Hook, Stages},
+};
+
+use crate::{
+    count,
+    maps::{self, Family, Maps},
+    tc::write_answer,
+    xdp,
+};
+
+/// Sends on what only passes through.
+#[inline(always)]
+pub fn handle(context: &XdpContext) -> u32 {
+    let Some(config) = maps::config() else {
+        return XDP_PASS;
+    };
+    if config.flags & flags::XDP_TRANSMIT == 0 {
+        return XDP_PASS;
+    }
+    match xdp::frame(context).u16(field::ETHER_TYPE).map(Be16) {
+        Some(ETHER_V4) => family::<V4>(context, config),
+        Some(ETHER_V6) => family::<V6>(context, config),
+        _ => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn family<A: Family>(context: &XdpContext, config: &'static NodeConfig) -> u32
+where
+    Maps: Stages<A>,
+{
+    let Ok(packet) = A::parse(xdp::frame(context)) else {
+        return XDP_PASS;
+    };
+    // What a device is still to complete, only tcx can send on.
+    if refusal::is_partial(&packet) {
+        return XDP_PASS;
+    }
+    let maps = Maps { config };
+    let mut rewrite = Rewrite::default();
+    let outcome = route(&packet, Hook::TRANSIT, &maps, &mut rewrite);
+    match outcome.action() {
+        Action::Forward => {
+            let Some(backend) = maps::backend(outcome.number()) else {
+                return XDP_PASS;
+            };
+            // The flow has its slot now: should no next hop be known yet, tcx forwards the packet as one of a known flow.
+            count::outcome(outcome, backend);
+            rewrite.to_backend(&packet, backend, outcome.port(), A::node_address(config));
+            transmit(context, &packet, &rewrite, outcome.number())
+        }
+        Action::Reply if rewrite.destination.pod().is_none() => {
+            transmit(context, &packet, &rewrite, outcome.number())
+        }
+        Action::Refuse => refuse(context, &packet, outcome),
+        Action::Drop => {
+            count::dropped(outcome.reason());
+            XDP_DROP
+        }
+        _ => XDP_PASS,
+    }
+}
+
+/// Rewrites a packet and sends it out again, if XDP can; else the packet is as it was and goes up.
+// Not inlined, so that its share of the stack is free while the stages run.
+#[inline(never)]
+fn transmit<A: Family>(
+    context: &XdpContext,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    backend: u32,
+) -> u32 {
+    let Some(hop) = xdp::next_hop(context, rewrite, packet.length) else {
+        return XDP_PASS;
+    };
+    if xdp::rewrite(xdp::frame(context), packet, rewrite, hop).is_none() {
+        return XDP_PASS;
+    }
+    if let Some(backend) = maps::backend(backend) {
+        count::forwarded(backend, packet.length);
+    }
+    count::event(Event::XdpForwarded.index());
+    XDP_TX
+}
+
+#[inline(never)]
+fn refuse<A: Family>(context: &XdpContext, packet: &Packet<A>, outcome: Outcome) -> u32 {
+    if !refusal::is_answerable(packet) {
+        count::dropped(outcome.reason());
+        return XDP_DROP;
+    }
+    if answer(context, packet).is_none() {
+        return XDP_PASS;
+    }
+    count::refused(outcome.number());
+    count::dropped(outcome.reason());
+    count::event(Event::XdpRefused.index());
+    XDP_TX
+}
+
+#[inline(always)]
+fn answer<A: Family>(context: &XdpContext, packet: &Packet<A>) -> Option<()> {
+    let answer = maps::scratch()?;
+    write_answer(xdp::frame(context), packet, answer)?;
+    if packet.protocol == protocol::TCP {
+        xdp::answer(context, answer, A::RESET)
+    } else {
+        xdp::answer(context, answer, A::UNREACHABLE)
+    }
+}
