@@ -36,6 +36,9 @@ impl Engine {
             };
             let current = parse(&stored)?;
             check_preconditions(row, key, &current.value, options)?;
+            if let Some(why) = row.behaviour.protected(&current.value) {
+                return Err(Status::forbidden(row.id, &key.name, why));
+            }
             match self.delete_current(caller, row, &current, options).await? {
                 Ended::Answer(answer) => return Ok(answer),
                 Ended::Lost(newer) => found = newer,

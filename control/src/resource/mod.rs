@@ -130,6 +130,11 @@ pub trait Behaviour: Send + Sync + 'static {
         None
     }
 
+    /// Why an object may never be deleted, where that is so.
+    fn protected(&self, _object: &Value) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a deletion answers with the object instead of a Status.
     fn returns_deleted(&self) -> bool {
         false

@@ -26,7 +26,7 @@ spec:
         ports:
         - containerPort: 8080
         resources:
-          requests: {cpu: 0.5, memory: 64Mi}
+          requests: {cpu: 500m, memory: 64Mi}
 ---
 apiVersion: v1
 kind: Service
@@ -44,6 +44,29 @@ metadata:
   name: settings
 data:
   colour: blue
+";
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: p
+spec:
+  containers:
+  - name: c
+    image: demo:1
+";
+
+const EVENT: &str = "
+apiVersion: v1
+kind: Event
+metadata:
+  name: p.1
+involvedObject: {apiVersion: v1, kind: Pod, name: p, namespace: default, uid: UID}
+reason: Failed
+type: Warning
+source: {component: agent}
+message: the image is missing
 ";
 
 /// The columns of a table's line.
@@ -96,6 +119,12 @@ async fn apply_get_describe_delete() {
     let row = words(lines[1]);
     assert_eq!(row[..5], ["default", "web", "0/3", "0", "0"]);
     assert_eq!(row[6..], ["web", "demo:1", "app=web"]);
+}
+
+#[tokio::test]
+async fn quantities_are_stored_as_kubernetes_writes_them() {
+    let cluster = cluster().await;
+    cluster.apply(&WEB.replace("cpu: 500m", "cpu: 0.5")).await;
     let cpu = "jsonpath={.spec.template.spec.containers[0].resources.requests.cpu}";
     assert_eq!(
         cluster
@@ -103,6 +132,12 @@ async fn apply_get_describe_delete() {
             .await,
         "500m"
     );
+}
+
+#[tokio::test]
+async fn describe_scale_label_delete() {
+    let cluster = cluster().await;
+    cluster.apply(WEB).await;
     let described = cluster.kubectl_ok(&["describe", "deploy", "web"]).await;
     assert!(
         described.contains("StrategyType:           RollingUpdate"),
@@ -183,8 +218,7 @@ async fn get_watches() {
     // It prints what it lists first only when there is something; so make what it must see until it does.
     let mut number = 0;
     let first = loop {
-        let manifest =
-            format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c{number}}}}}");
+        let manifest = format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c{number}\n");
         cluster.apply(&manifest).await;
         number += 1;
         let wait = std::time::Duration::from_secs(2);
@@ -209,32 +243,27 @@ async fn get_watches() {
 #[tokio::test]
 async fn describe_a_pod_with_events() {
     let cluster = cluster().await;
-    cluster
-        .apply(
-            "
-apiVersion: v1
-kind: Pod
-metadata: {name: p}
-spec:
-  containers:
-  - {name: c, image: 'demo:1'}
----
-apiVersion: v1
-kind: Event
-metadata: {name: p.1}
-involvedObject: {apiVersion: v1, kind: Pod, name: p, namespace: default}
-reason: Failed
-type: Warning
-message: the image is missing
-",
-        )
+    cluster.apply(POD).await;
+    let uid = cluster
+        .kubectl_ok(&["get", "pod", "p", "-o", "jsonpath={.metadata.uid}"])
         .await;
+    let event = EVENT.replace("UID", &uid);
+    cluster.apply(&event).await;
     let described = cluster.kubectl_ok(&["describe", "pod", "p"]).await;
-    for words in [
-        "Status:           Pending",
-        "QoS Class:                   BestEffort",
+    let described: Vec<String> = described
+        .lines()
+        .map(|line| words(line).join(" "))
+        .collect();
+    for line in [
+        "Status: Pending",
+        "QoS Class: BestEffort",
+        "Service Account: default",
+        "Warning Failed <unknown> agent the image is missing",
     ] {
-        assert!(described.contains(words), "{described}");
+        assert!(
+            described.iter().any(|found| found == line),
+            "{line}\n{described:#?}"
+        );
     }
     let events = cluster.kubectl_ok(&["get", "events"]).await;
     assert!(events.contains("the image is missing"), "{events}");
@@ -331,7 +360,7 @@ spec:
 async fn a_namespace_is_cleared() {
     let cluster = cluster().await;
     cluster
-        .apply("{apiVersion: v1, kind: Namespace, metadata: {name: team}}")
+        .apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: team\n")
         .await;
     let manifest = WEB.replace("metadata:\n  name", "metadata:\n  namespace: team\n  name");
     cluster.apply(&manifest).await;

@@ -52,7 +52,7 @@ async fn bodies_that_are_not_read_are_refused() {
     let large = vec![b'x'; 4 * 1024 * 1024];
     let too_large = refused(413, "RequestEntityTooLarge");
     assert_eq!(post("application/json", &large).await, too_large);
-    let yaml = b"metadata:\n  name: y\ndata:\n  a: b\n";
+    let yaml = b"metadata:\n  name: plain\ndata:\n  a: b\n";
     let (code, _, _) = cluster
         .send(true, &format!("{path} application/yaml"), yaml)
         .await;

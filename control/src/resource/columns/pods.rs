@@ -180,13 +180,11 @@ fn summarize(pod: &Value, now: Timestamp) -> Summary {
         reason = init;
     } else {
         let mut running = false;
-        for status in meta::list(pod, &["status", "containerStatuses"])
-            .iter()
-            .rev()
-        {
+        let statuses = meta::list(pod, &["status", "containerStatuses"]);
+        restarts += statuses.iter().map(restarts_of).sum::<i64>();
+        last = last.max(statuses.iter().filter_map(last_end).max());
+        for status in statuses.iter().rev() {
             let state = &status["state"];
-            restarts += restarts_of(status);
-            last = last.max(last_end(status));
             let waiting = meta::text(state, &["waiting", "reason"]);
             if !waiting.is_empty() {
                 waiting.clone_into(&mut reason);

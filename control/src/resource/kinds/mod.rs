@@ -44,3 +44,6 @@ fn map_mut<'a>(
 ) -> Option<&'a mut Map<String, Value>> {
     fields.get_mut(field).and_then(Value::as_object_mut)
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,14 @@ impl Behaviour for Namespaces {
         object["spec"] = old["spec"].clone();
     }
 
+    fn protected(&self, object: &Value) -> Option<&'static str> {
+        let own = matches!(
+            meta::name(object),
+            "default" | "kube-system" | "kube-public"
+        );
+        own.then_some("this namespace may not be deleted")
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }

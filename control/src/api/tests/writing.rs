@@ -1,104 +1,12 @@
-//! The engine on the embedded store.
+//! Creates, updates, patches and deletions.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Running};
-use super::{
-    Api, Caller, DeleteOptions, ListOptions, ObjectKey, PatchKind, Status, WatchEvent,
-    WriteOptions, meta,
-};
+use super::{LIMIT, cluster, config, named, pod};
+use crate::api::{Api, DeleteOptions, ObjectKey, PatchKind, WriteOptions, meta};
 use crate::resource::rows::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, PODS, SERVICE_ACCOUNTS};
-use crate::store::Store;
-use crate::store::embedded::Embedded;
-
-/// How long anything here may take.
-const LIMIT: Duration = Duration::from_secs(20);
-
-struct Cluster {
-    running: Running,
-    caller: Caller,
-    _folder: tempfile::TempDir,
-}
-
-impl std::ops::Deref for Cluster {
-    type Target = Engine;
-
-    fn deref(&self) -> &Engine {
-        &self.running.engine
-    }
-}
-
-async fn cluster() -> Cluster {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = Embedded::open(folder.path().join("store"))
-        .await
-        .expect("a store");
-    let store: Arc<dyn Store> = Arc::new(store);
-    let running = Engine::start(store, Vec::new()).await.expect("an engine");
-    let cluster = Cluster {
-        running,
-        caller: Caller::system("test"),
-        _folder: folder,
-    };
-    let namespace = json!({"metadata": {"name": "default"}});
-    cluster
-        .create(
-            &cluster.caller,
-            NAMESPACES,
-            None,
-            namespace,
-            &WriteOptions::default(),
-        )
-        .await
-        .expect("a namespace");
-    cluster
-}
-
-fn named(name: &str) -> ObjectKey {
-    ObjectKey {
-        namespace: Some("default".to_owned()),
-        name: name.to_owned(),
-    }
-}
-
-fn config(name: &str, value: &str) -> Value {
-    json!({"metadata": {"name": name, "labels": {"v": value}}, "data": {"key": value}})
-}
-
-fn pod(name: &str) -> Value {
-    json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "demo:1"}]}})
-}
-
-impl Cluster {
-    async fn make(&self, resource: super::ResourceId, object: Value) -> Result<Value, Status> {
-        self.create(
-            &self.caller,
-            resource,
-            Some("default"),
-            object,
-            &WriteOptions::default(),
-        )
-        .await
-    }
-
-    async fn bind(&self, name: &str) {
-        let binding = json!({"target": {"kind": "Node", "name": "n1"}});
-        self.update(
-            &self.caller,
-            PODS,
-            &named(name),
-            Some("binding"),
-            binding,
-            &WriteOptions::default(),
-        )
-        .await
-        .expect("a free pod");
-    }
-}
 
 #[tokio::test]
 async fn create_fills_in_and_refuses_twins() {
@@ -133,54 +41,62 @@ async fn create_fills_in_and_refuses_twins() {
 async fn objects_need_a_living_namespace() {
     let cluster = cluster().await;
     let options = WriteOptions::default();
-    let homeless = cluster
-        .create(
-            &cluster.caller,
-            CONFIG_MAPS,
-            Some("nowhere"),
-            config("a", "1"),
-            &options,
-        )
+    let make = async |namespace: &str, object: Value| {
+        let namespace = Some(namespace);
+        cluster
+            .create(&cluster.caller, CONFIG_MAPS, namespace, object, &options)
+            .await
+    };
+    let homeless = make("team", config("a", "1"))
         .await
         .expect_err("no namespace");
     assert_eq!(
         (homeless.code, homeless.message.as_str()),
-        (404, "namespaces \"nowhere\" not found")
+        (404, "namespaces \"team\" not found")
     );
+    let team = json!({"metadata": {"name": "team"}});
+    cluster
+        .create(&cluster.caller, NAMESPACES, None, team, &options)
+        .await
+        .expect("new");
     let mut held = config("held", "1");
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
-    cluster.make(CONFIG_MAPS, held).await.expect("new");
+    make("team", held).await.expect("new");
     let key = ObjectKey {
         namespace: None,
-        name: "default".to_owned(),
+        name: "team".to_owned(),
     };
     let going = cluster
         .delete(&cluster.caller, NAMESPACES, &key, &DeleteOptions::default())
         .await
         .expect("marked");
     assert_eq!(going["status"]["phase"], "Terminating");
-    let late = cluster
-        .make(CONFIG_MAPS, config("late", "1"))
-        .await
-        .expect_err("going");
+    let late = make("team", config("late", "1")).await.expect_err("going");
     assert_eq!(
         late.message,
-        "configmaps \"late\" is forbidden: unable to create new content in namespace default because it is being \
+        "configmaps \"late\" is forbidden: unable to create new content in namespace team because it is being \
          terminated"
     );
     let release = json!({"metadata": {"finalizers": null}});
+    let (held, merge) = (
+        ObjectKey {
+            namespace: Some("team".to_owned()),
+            name: "held".to_owned(),
+        },
+        PatchKind::Merge,
+    );
     cluster
         .patch(
             &cluster.caller,
             CONFIG_MAPS,
-            &named("held"),
+            &held,
             None,
-            PatchKind::Merge,
+            merge,
             release,
             &options,
         )
         .await
-        .ok();
+        .expect("released");
     let gone = async {
         while cluster.get(&cluster.caller, NAMESPACES, &key).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -189,6 +105,23 @@ async fn objects_need_a_living_namespace() {
     tokio::time::timeout(LIMIT, gone)
         .await
         .expect("the namespace is cleared");
+}
+
+#[tokio::test]
+async fn the_cluster_s_own_namespaces_stay() {
+    let cluster = cluster().await;
+    let key = ObjectKey {
+        namespace: None,
+        name: "default".to_owned(),
+    };
+    let refused = cluster
+        .delete(&cluster.caller, NAMESPACES, &key, &DeleteOptions::default())
+        .await
+        .expect_err("protected");
+    assert_eq!(
+        refused.message,
+        "namespaces \"default\" is forbidden: this namespace may not be deleted"
+    );
 }
 
 #[tokio::test]
@@ -382,135 +315,6 @@ async fn a_pod_is_bound_once() {
 }
 
 #[tokio::test]
-async fn lists_page_at_one_revision() {
-    let cluster = cluster().await;
-    for number in 0..5 {
-        cluster
-            .make(CONFIG_MAPS, config(&format!("c{number}"), "1"))
-            .await
-            .expect("new");
-    }
-    let mut options = ListOptions {
-        limit: Some(2),
-        ..ListOptions::default()
-    };
-    let mut names = Vec::new();
-    let mut versions = Vec::new();
-    loop {
-        let page = cluster
-            .list(&cluster.caller, CONFIG_MAPS, Some("default"), &options)
-            .await
-            .expect("a page");
-        names.extend(page.items.iter().map(|item| meta::name(item).to_owned()));
-        versions.push(page.resource_version);
-        // What is made between the pages is not seen.
-        let late = format!("c0-late-{}", names.len());
-        cluster
-            .make(CONFIG_MAPS, config(&late, "1"))
-            .await
-            .expect("new");
-        match page.continue_token {
-            Some(token) => options.continue_token = Some(token),
-            None => break,
-        }
-    }
-    assert_eq!(names, ["c0", "c1", "c2", "c3", "c4"]);
-    versions.dedup();
-    assert_eq!(versions.len(), 1);
-}
-
-#[tokio::test]
-async fn watches_follow_what_their_selector_sees() {
-    let cluster = cluster().await;
-    let options = ListOptions {
-        label_selector: Some("v=1".to_owned()),
-        ..ListOptions::default()
-    };
-    let mut watch = cluster
-        .watch(&cluster.caller, CONFIG_MAPS, Some("default"), &options)
-        .await
-        .expect("a watch");
-    let set = async |value: &str| {
-        let (key, options) = (named("a"), WriteOptions::default());
-        let patch = json!({"metadata": {"labels": {"v": value}}});
-        cluster
-            .patch(
-                &cluster.caller,
-                CONFIG_MAPS,
-                &key,
-                None,
-                PatchKind::Merge,
-                patch,
-                &options,
-            )
-            .await
-            .expect("a label")
-    };
-    cluster
-        .make(CONFIG_MAPS, config("a", "0"))
-        .await
-        .expect("new");
-    set("1").await;
-    let touch = json!({"data": {"key": "touched"}});
-    let (key, write) = (named("a"), WriteOptions::default());
-    cluster
-        .patch(
-            &cluster.caller,
-            CONFIG_MAPS,
-            &key,
-            None,
-            PatchKind::Merge,
-            touch,
-            &write,
-        )
-        .await
-        .expect("a change");
-    let last = set("2").await;
-    let mut seen = Vec::new();
-    while seen.len() < 3 {
-        let next = tokio::time::timeout(LIMIT, watch.next())
-            .await
-            .expect("in time");
-        seen.push(match next.expect("goes on").expect("no error") {
-            WatchEvent::Added(_) => "added",
-            WatchEvent::Modified(_) => "modified",
-            WatchEvent::Deleted(object) => {
-                assert_eq!(object["metadata"]["labels"]["v"], "1");
-                assert_eq!(
-                    meta::resource_version(&object),
-                    meta::resource_version(&last)
-                );
-                "deleted"
-            }
-            WatchEvent::Bookmark(_) => continue,
-        });
-    }
-    assert_eq!(seen, ["added", "modified", "deleted"]);
-}
-
-#[tokio::test]
-async fn a_watch_from_the_forgotten_past_is_told_so() {
-    let cluster = cluster().await;
-    let options = ListOptions {
-        resource_version: Some("1".to_owned()),
-        ..ListOptions::default()
-    };
-    let mut watch = cluster
-        .watch(&cluster.caller, CONFIG_MAPS, None, &options)
-        .await
-        .expect("a watch");
-    // The engine began with an empty store at revision 1, so this is within its history; one before is not.
-    cluster
-        .make(CONFIG_MAPS, config("a", "1"))
-        .await
-        .expect("new");
-    let first = tokio::time::timeout(LIMIT, watch.next())
-        .await
-        .expect("in time");
-    assert!(matches!(first, Some(Ok(WatchEvent::Added(_)))), "{first:?}");
-}
-
-#[tokio::test]
 async fn strict_bodies_are_checked() {
     let cluster = cluster().await;
     let strict = WriteOptions {
@@ -555,49 +359,4 @@ async fn dry_runs_leave_nothing() {
         .expect("could be");
     let found = cluster.get(&cluster.caller, CONFIG_MAPS, &named("a")).await;
     assert!(found.expect_err("not there").is_not_found());
-}
-
-#[tokio::test]
-async fn nodes_may_only_what_they_need() {
-    let cluster = cluster().await;
-    let node = Caller {
-        user: "system:node:n1".to_owned(),
-        groups: vec!["system:nodes".to_owned()],
-    };
-    cluster.make(PODS, pod("mine")).await.expect("new");
-    cluster.make(PODS, pod("other")).await.expect("new");
-    cluster.bind("mine").await;
-    let own = ListOptions {
-        field_selector: Some("spec.nodeName=n1".to_owned()),
-        ..ListOptions::default()
-    };
-    let pods = cluster
-        .list(&node, PODS, None, &own)
-        .await
-        .expect("its own");
-    assert_eq!(pods.items.len(), 1);
-    let all = cluster
-        .list(&node, PODS, None, &ListOptions::default())
-        .await
-        .expect_err("all");
-    assert_eq!(
-        all.message,
-        "pods is forbidden: User \"system:node:n1\" cannot list resource \"pods\" in API group \"\" at the cluster scope"
-    );
-    let patch = json!({"status": {"phase": "Running"}});
-    for (name, allowed) in [("mine", true), ("other", false)] {
-        let (key, options) = (named(name), WriteOptions::default());
-        let result = cluster
-            .patch(
-                &node,
-                PODS,
-                &key,
-                Some("status"),
-                PatchKind::Merge,
-                patch.clone(),
-                &options,
-            )
-            .await;
-        assert_eq!(result.is_ok(), allowed, "{name}");
-    }
 }
