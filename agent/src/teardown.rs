@@ -12,6 +12,7 @@ use crate::{
     bpffs, files,
     lock::StateLock,
     network::{self, NodeNetwork},
+    pod,
     run::{self, AgentRecord},
 };
 
@@ -30,6 +31,10 @@ pub async fn teardown(state_dir: &Path) -> anyhow::Result<()> {
             failures.push(format!("{what}: {error:#}"));
         }
     };
+    note(
+        "containers",
+        pod::teardown(state_dir, &record.cgroup_root).map_err(Into::into),
+    );
     note(
         "pod networks",
         network::remove_all(state_dir).await.map_err(Into::into),

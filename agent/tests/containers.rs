@@ -15,7 +15,10 @@ async fn image_command_runs_to_completion() {
     assert_eq!(end(&first(&status)), (0, "Completed".into()));
     assert_eq!(node.log(&uid, "c", 0), "from the image\n");
     for (reason, text) in [
-        ("Pulled", "Container image \"test/busybox:1\" already present on machine"),
+        (
+            "Pulled",
+            "Container image \"test/busybox:1\" already present on machine",
+        ),
         ("Created", "Created container: c"),
         ("Started", "Started container c"),
     ] {
@@ -35,8 +38,14 @@ async fn exit_codes_and_signals_are_told() {
         let uid = node.run(script(text)).await;
         let status = first(&node.phase(&uid, "Failed").await);
         assert_eq!(end(&status), (expected.0, expected.1.into()), "{text}");
-        let ended = status.state.and_then(|state| state.terminated).expect("an end");
-        assert_eq!(ended.message.as_deref(), text.contains("last").then_some("last"));
+        let ended = status
+            .state
+            .and_then(|state| state.terminated)
+            .expect("an end");
+        assert_eq!(
+            ended.message.as_deref(),
+            text.contains("last").then_some("last")
+        );
     }
 }
 
@@ -54,7 +63,8 @@ async fn memory_limit_ends_in_oom_killed() {
 async fn cpu_limit_is_the_kernels() {
     let node = Node::new().await;
     let mut spec = script("echo ready; sleep 1000");
-    spec["containers"][0]["resources"] = json!({ "limits": { "cpu": "500m" }, "requests": { "cpu": "250m" } });
+    spec["containers"][0]["resources"] =
+        json!({ "limits": { "cpu": "500m" }, "requests": { "cpu": "250m" } });
     let uid = node.run(spec).await;
     node.logged(&uid, "c", "ready").await;
     let id = node.bundles(&uid)[0].file_name().expect("an id").to_owned();
@@ -63,7 +73,12 @@ async fn cpu_limit_is_the_kernels() {
     let (file, expected) = if v1.exists() {
         (v1.join("cpu.cfs_quota_us"), "50000")
     } else {
-        (std::path::Path::new("/sys/fs/cgroup").join(&group).join("cpu.max"), "50000 100000")
+        (
+            std::path::Path::new("/sys/fs/cgroup")
+                .join(&group)
+                .join("cpu.max"),
+            "50000 100000",
+        )
     };
     let text = std::fs::read_to_string(&file).expect("the container's control group");
     assert_eq!(text.trim(), expected);
@@ -164,7 +179,10 @@ async fn root_has_the_default_capabilities_and_the_filter() {
         ))
         .await;
     node.phase(&uid, "Succeeded").await;
-    assert_eq!(node.log(&uid, "c", 0), "CapEff:\t00000000a80425fb\nSeccomp:\t2\nno unshare\n");
+    assert_eq!(
+        node.log(&uid, "c", 0),
+        "CapEff:\t00000000a80425fb\nSeccomp:\t2\nno unshare\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,12 +211,22 @@ async fn init_containers_run_first_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn configuration_comes_as_files_and_variables() {
     let node = Node::new().await;
-    let map = serde_json::from_value(json!({ "data": { "k": "v", "file": "text" } })).expect("a ConfigMap");
-    node.references.config_maps.lock().expect("no panics").insert("cm".into(), map);
+    let map = serde_json::from_value(json!({ "data": { "k": "v", "file": "text" } }))
+        .expect("a ConfigMap");
+    node.references
+        .config_maps
+        .lock()
+        .expect("no panics")
+        .insert("cm".into(), map);
     let secret = serde_json::from_value(json!({ "data": { "p": "cHc=" } })).expect("a Secret");
-    node.references.secrets.lock().expect("no panics").insert("s".into(), secret);
+    node.references
+        .secrets
+        .lock()
+        .expect("no panics")
+        .insert("s".into(), secret);
     let mut one = container("c", "echo $K $PRE_p; cat /cm/file; ls /cm");
-    one["env"] = json!([{ "name": "K", "valueFrom": { "configMapKeyRef": { "name": "cm", "key": "k" } } }]);
+    one["env"] =
+        json!([{ "name": "K", "valueFrom": { "configMapKeyRef": { "name": "cm", "key": "k" } } }]);
     one["envFrom"] = json!([{ "prefix": "PRE_", "secretRef": { "name": "s" } }]);
     one["volumeMounts"] = json!([{ "name": "cm", "mountPath": "/cm" }]);
     let uid = node

@@ -25,8 +25,13 @@ struct Bed {
 
 impl Bed {
     fn new() -> Bed {
-        assert!(nix::unistd::geteuid().is_root(), "unpacking images needs root");
-        Bed { folder: tempfile::tempdir().expect("a temporary folder") }
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "unpacking images needs root"
+        );
+        Bed {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,7 +47,9 @@ impl Bed {
         oci(&archive, layers, how, &json!({}));
         import(&self.state(), Some("demo/x:1"), &archive, &mut |_| ())?;
         let store = Store::open(&self.state().join("images"))?;
-        let image = store.find(&parse_name("docker.io/demo/x:1")?)?.expect("the image");
+        let image = store
+            .find(&parse_name("docker.io/demo/x:1")?)?
+            .expect("the image");
         store.layers(&image)
     }
 }
@@ -61,24 +68,41 @@ fn layers_unpack_the_same_however_they_are_compressed() {
         let layers = bed.import(&[tar], how).expect("an import");
         let root = &layers[0];
         let metadata = fs::metadata(root.join("a/f")).expect("a/f");
-        assert_eq!((metadata.mode() & 0o7777, metadata.nlink(), metadata.mtime()), (0o4755, 2, 1));
-        assert_eq!(fs::metadata(root.join("a")).expect("a").mode() & 0o7777, 0o750);
-        assert_eq!(fs::read_link(root.join("a/s")).expect("a link"), Path::new("/etc/passwd"));
-        assert_eq!(fs::read_to_string(root.join("deep/down/here")).expect("a file"), "x");
+        assert_eq!(
+            (metadata.mode() & 0o7777, metadata.nlink(), metadata.mtime()),
+            (0o4755, 2, 1)
+        );
+        assert_eq!(
+            fs::metadata(root.join("a")).expect("a").mode() & 0o7777,
+            0o750
+        );
+        assert_eq!(
+            fs::read_link(root.join("a/s")).expect("a link"),
+            Path::new("/etc/passwd")
+        );
+        assert_eq!(
+            fs::read_to_string(root.join("deep/down/here")).expect("a file"),
+            "x"
+        );
     }
 }
 
 #[test]
 fn whiteouts_become_the_overlays_marks() {
     let bed = Bed::new();
-    let lower = layer(&[Item::file("gone", 0o644, "x"), Item::file("d/old", 0o644, "x")]);
+    let lower = layer(&[
+        Item::file("gone", 0o644, "x"),
+        Item::file("d/old", 0o644, "x"),
+    ]);
     let upper = layer(&[
         Item::file(".wh.gone", 0o644, ""),
         Item::folder("d", 0o755),
         Item::file("d/.wh..wh..opq", 0o644, ""),
         Item::file("d/new", 0o644, "y"),
     ]);
-    let layers = bed.import(&[lower, upper], Compression::Gzip).expect("an import");
+    let layers = bed
+        .import(&[lower, upper], Compression::Gzip)
+        .expect("an import");
     let mark = fs::symlink_metadata(layers[1].join("gone")).expect("a mark");
     assert!(mark.file_type().is_char_device());
     assert_eq!(mark.rdev(), 0);
@@ -95,8 +119,14 @@ fn no_entry_gets_out_of_its_layer() {
     let cases: [Vec<Item>; 5] = [
         vec![Item::file("../victim", 0o644, "x")],
         vec![Item::file("a/../../victim", 0o644, "x")],
-        vec![Item::link("out", EntryType::Symlink, &folder), Item::file("out/victim", 0o644, "x")],
-        vec![Item::link("out", EntryType::Symlink, &text), Item::file("out", 0o644, "x")],
+        vec![
+            Item::link("out", EntryType::Symlink, &folder),
+            Item::file("out/victim", 0o644, "x"),
+        ],
+        vec![
+            Item::link("out", EntryType::Symlink, &text),
+            Item::file("out", 0o644, "x"),
+        ],
         vec![Item::link("h", EntryType::Link, "../../etc/passwd")],
     ];
     for (number, items) in cases.into_iter().enumerate() {
@@ -108,7 +138,10 @@ fn no_entry_gets_out_of_its_layer() {
             assert!(number == 2 || number == 3, "case {number} must be refused");
             assert!(layers[0].exists());
         } else {
-            assert!(list(&bed.state()).expect("the store").is_empty(), "case {number}");
+            assert!(
+                list(&bed.state()).expect("the store").is_empty(),
+                "case {number}"
+            );
         }
     }
 }
@@ -116,21 +149,38 @@ fn no_entry_gets_out_of_its_layer() {
 #[test]
 fn overlay_marks_of_a_layer_are_refused() {
     let bed = Bed::new();
-    let result = bed.import(&[layer(&[Item::link("x", EntryType::Char, "")])], Compression::None);
-    assert!(matches!(result, Err(ImageError::Unpack { .. })), "{result:?}");
+    let result = bed.import(
+        &[layer(&[Item::link("x", EntryType::Char, "")])],
+        Compression::None,
+    );
+    assert!(
+        matches!(result, Err(ImageError::Unpack { .. })),
+        "{result:?}"
+    );
 }
 
 #[test]
 fn content_that_differs_from_its_digest_leaves_nothing() {
     let bed = Bed::new();
     let archive = bed.path("image.tar");
-    oci(&archive, &[layer(&[Item::file("f", 0o644, "right")])], Compression::None, &json!({}));
+    oci(
+        &archive,
+        &[layer(&[Item::file("f", 0o644, "right")])],
+        Compression::None,
+        &json!({}),
+    );
     let mut bytes = fs::read(&archive).expect("the archive");
-    let at = bytes.windows(5).position(|part| part == b"right").expect("the content");
+    let at = bytes
+        .windows(5)
+        .position(|part| part == b"right")
+        .expect("the content");
     bytes[at..at + 5].copy_from_slice(b"wrong");
     fs::write(&archive, bytes).expect("the archive");
     let result = import(&bed.state(), Some("x"), &archive, &mut |_| ());
-    assert!(matches!(result, Err(ImageError::Digest { .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(ImageError::Digest { .. })),
+        "{result:?}"
+    );
     let images = bed.state().join("images");
     for folder in ["refs", "layers", "tmp"] {
         let left = fs::read_dir(images.join(folder)).expect("a folder").count();
@@ -158,7 +208,8 @@ fn docker_archives_are_imported_under_their_own_names() {
         "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/f"] },
         "rootfs": { "type": "layers", "diff_ids": [portolan_agent::image::digest(&tar)] },
     });
-    let manifest = json!([{ "Config": "c.json", "RepoTags": ["saved:2"], "Layers": ["l/layer.tar"] }]);
+    let manifest =
+        json!([{ "Config": "c.json", "RepoTags": ["saved:2"], "Layers": ["l/layer.tar"] }]);
     let archive = bed.path("saved.tar");
     let mut builder = tar::Builder::new(fs::File::create(&archive).expect("a file"));
     for (name, content) in [
@@ -169,7 +220,9 @@ fn docker_archives_are_imported_under_their_own_names() {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(content.len() as u64);
-        builder.append_data(&mut header, name, content.as_slice()).expect("a written archive");
+        builder
+            .append_data(&mut header, name, content.as_slice())
+            .expect("a written archive");
     }
     builder.finish().expect("a written archive");
     let names = import(&bed.state(), None, &archive, &mut |_| ()).expect("an import");
@@ -212,7 +265,11 @@ impl Registry {
             .expect("the registry says where it listens");
         // Keeps the pipe empty for as long as the registry lives.
         std::thread::spawn(move || lines.for_each(drop));
-        Registry { child, address, _folder: folder }
+        Registry {
+            child,
+            address,
+            _folder: folder,
+        }
     }
 }
 
@@ -229,10 +286,20 @@ async fn image_is_pulled_from_a_registry_on_loopback() {
     let registry = Registry::start();
     let bed = Bed::new();
     let (archive, layout) = (bed.path("image.tar"), bed.path("layout"));
-    oci(&archive, &[busybox_layer()], Compression::Gzip, &json!({ "Cmd": ["echo", "pulled"] }));
+    oci(
+        &archive,
+        &[busybox_layer()],
+        Compression::Gzip,
+        &json!({ "Cmd": ["echo", "pulled"] }),
+    );
     fs::create_dir(&layout).expect("a folder");
-    let run = |command: &mut Command| assert!(command.status().expect("an installed command").success());
-    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout));
+    let run =
+        |command: &mut Command| assert!(command.status().expect("an installed command").success());
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&layout));
     let name = format!("{}/demo/pulled:1", registry.address);
     run(Command::new("skopeo")
         .args(["copy", "--quiet", "--dest-tls-verify=false"])
@@ -245,13 +312,29 @@ async fn image_is_pulled_from_a_registry_on_loopback() {
         .await;
     node.phase(&uid, "Succeeded").await;
     assert_eq!(node.log(&uid, "c", 0), "pulled\n");
-    node.event("Pulling", &format!("Pulling image \"{name}\"")).await;
-    node.event("Pulled", &format!("Successfully pulled image \"{name}\" in ")).await;
+    node.event("Pulling", &format!("Pulling image \"{name}\""))
+        .await;
+    node.event(
+        "Pulled",
+        &format!("Successfully pulled image \"{name}\" in "),
+    )
+    .await;
     let absent = format!("{}/demo/absent:1", registry.address);
-    let uid = node.run(json!({ "containers": [{ "name": "c", "image": absent }] })).await;
+    let uid = node
+        .run(json!({ "containers": [{ "name": "c", "image": absent }] }))
+        .await;
     let status = node.waiting(&uid, "ErrImagePull").await;
-    let message = status.state.and_then(|state| state.waiting).and_then(|waiting| waiting.message).unwrap_or_default();
-    assert!(message.contains(&format!("failed to resolve reference \"{absent}\": {absent}: not found")), "{message}");
+    let message = status
+        .state
+        .and_then(|state| state.waiting)
+        .and_then(|waiting| waiting.message)
+        .unwrap_or_default();
+    assert!(
+        message.contains(&format!(
+            "failed to resolve reference \"{absent}\": {absent}: not found"
+        )),
+        "{message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,10 +345,23 @@ async fn upper_layers_hide_and_replace_in_a_running_container() {
         Item::file("etc/.wh.plain", 0o644, ""),
         Item::file("etc/added", 0o644, "new"),
     ]);
-    oci(&archive, &[busybox_layer(), upper], Compression::Zstd, &json!({}));
-    import(&node.config.state_dir, Some(support::IMAGE), &archive, &mut |_| ()).expect("an import");
+    oci(
+        &archive,
+        &[busybox_layer(), upper],
+        Compression::Zstd,
+        &json!({}),
+    );
+    import(
+        &node.config.state_dir,
+        Some(support::IMAGE),
+        &archive,
+        &mut |_| (),
+    )
+    .expect("an import");
     let one = container("c", "cat /etc/added; test -e /etc/plain || echo hidden");
-    let uid = node.run(json!({ "restartPolicy": "Never", "containers": [one] })).await;
+    let uid = node
+        .run(json!({ "restartPolicy": "Never", "containers": [one] }))
+        .await;
     node.phase(&uid, "Succeeded").await;
     assert_eq!(node.log(&uid, "c", 0), "newhidden\n");
 }

@@ -84,7 +84,9 @@ mod tests {
         let mut now = 0;
         let mut waits = Vec::new();
         for _ in 0..8 {
-            let delay = backoff.wait(at(now), at(now)).map_or(0, |wait| wait.delay.as_secs());
+            let delay = backoff
+                .wait(at(now), at(now))
+                .map_or(0, |wait| wait.delay.as_secs());
             waits.push(delay);
             let failed = now;
             now += delay;

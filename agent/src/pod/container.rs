@@ -19,7 +19,10 @@ use crate::{
     image::ProcessConfig,
     runtime::{
         bundle::Bundle,
-        spec::{CPU_PERIOD, ContainerConfig, Mount, Namespaces, PidNamespace, Resources, Seccomp, Security},
+        spec::{
+            CPU_PERIOD, ContainerConfig, Mount, Namespaces, PidNamespace, Resources, Seccomp,
+            Security,
+        },
     },
 };
 
@@ -94,14 +97,25 @@ pub async fn describe(
         env.push(format!("HOME={home}"));
     }
     let entrypoint = image.entrypoint.as_deref().unwrap_or_default();
-    let args = command_line(container, entrypoint, image.cmd.as_deref().unwrap_or_default(), &env);
+    let args = command_line(
+        container,
+        entrypoint,
+        image.cmd.as_deref().unwrap_or_default(),
+        &env,
+    );
     if args.is_empty() {
         return Err(ConfigError::NoCommand);
     }
-    let working_dir = container.working_dir.as_ref().or(image.working_dir.as_ref()).filter(|dir| !dir.is_empty());
+    let working_dir = container
+        .working_dir
+        .as_ref()
+        .or(image.working_dir.as_ref())
+        .filter(|dir| !dir.is_empty());
     let mut mounts = shared_files(container, spec, from);
     mounts.extend(volumes::mounts(from.dir, pod, container, &env)?);
-    let of_pod = |kind: &str, is_nodes: Option<bool>| (!is_nodes.unwrap_or(false)).then(|| from.dir.namespace(kind));
+    let of_pod = |kind: &str, is_nodes: Option<bool>| {
+        (!is_nodes.unwrap_or(false)).then(|| from.dir.namespace(kind))
+    };
     Ok(ContainerConfig {
         args,
         env,
@@ -111,7 +125,11 @@ pub async fn describe(
             network: from.netns.clone(),
             ipc: of_pod("ipc", spec.host_ipc),
             uts: of_pod("uts", spec.host_network),
-            pid: if spec.host_pid.unwrap_or(false) { PidNamespace::Node } else { PidNamespace::Own },
+            pid: if spec.host_pid.unwrap_or(false) {
+                PidNamespace::Node
+            } else {
+                PidNamespace::Own
+            },
         },
         cgroup: from.cgroup.clone(),
         resources: resources(pod, container, from.facts.capacity),
@@ -123,8 +141,15 @@ pub async fn describe(
 /// The files of /etc that name the pod, shared memory, and where the container leaves its last words. A volume that
 /// the container mounts in the same place wins.
 fn shared_files(container: &Container, spec: &PodSpec, from: &Ingredients<'_>) -> Vec<Mount> {
-    let message = container.termination_message_path.as_deref().unwrap_or(TERMINATION_LOG);
-    let shm = if spec.host_ipc.unwrap_or(false) { PathBuf::from("/dev/shm") } else { from.dir.shm() };
+    let message = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or(TERMINATION_LOG);
+    let shm = if spec.host_ipc.unwrap_or(false) {
+        PathBuf::from("/dev/shm")
+    } else {
+        from.dir.shm()
+    };
     let all = [
         (from.dir.etc("hosts"), "/etc/hosts"),
         (from.dir.etc("hostname"), "/etc/hostname"),
@@ -132,9 +157,18 @@ fn shared_files(container: &Container, spec: &PodSpec, from: &Ingredients<'_>) -
         (shm, "/dev/shm"),
         (from.bundle.termination_message(), message),
     ];
-    let taken = |path: &str| container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == path);
-    let free = all.into_iter().filter(|(_, destination)| !taken(destination));
-    free.map(|(source, destination)| Mount::new(source, destination, false)).collect()
+    let taken = |path: &str| {
+        container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .any(|mount| mount.mount_path == path)
+    };
+    let free = all
+        .into_iter()
+        .filter(|(_, destination)| !taken(destination));
+    free.map(|(source, destination)| Mount::new(source, destination, false))
+        .collect()
 }
 
 fn resources(pod: &Pod, container: &Container, capacity: Capacity) -> Resources {
@@ -149,7 +183,9 @@ fn resources(pod: &Pod, container: &Container, capacity: Capacity) -> Resources 
     Resources {
         cpu_shares: Some(shares.clamp(2, 262_144)),
         cpu_quota: quota.and_then(|quota| i64::try_from(quota).ok()),
-        memory: memory_limit.and_then(|limit| i64::try_from(limit).ok()).filter(|&limit| limit > 0),
+        memory: memory_limit
+            .and_then(|limit| i64::try_from(limit).ok())
+            .filter(|&limit| limit > 0),
         pids: None,
         oom_score_adj: oom_score(pod, memory_request, capacity),
     }
@@ -162,28 +198,45 @@ fn amount(
     read: fn(&k8s_openapi::apimachinery::pkg::api::resource::Quantity) -> Option<u64>,
 ) -> Option<u64> {
     let resources = resources?;
-    let map = if limit { &resources.limits } else { &resources.requests };
+    let map = if limit {
+        &resources.limits
+    } else {
+        &resources.requests
+    };
     read(map.as_ref()?.get(kind)?)
 }
 
 /// Who is killed first when the node runs out of memory: those who reserved none, last those who reserved all.
 fn oom_score(pod: &Pod, request: Option<u64>, capacity: Capacity) -> i32 {
     let spec = pod.spec.as_ref();
-    let all = || spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let all = || {
+        spec.into_iter().flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
+    };
     let is_set = |container: &Container, limit: bool| {
-        ["cpu", "memory"].map(|kind| amount(container.resources.as_ref(), limit, kind, quantity::millis))
+        ["cpu", "memory"]
+            .map(|kind| amount(container.resources.as_ref(), limit, kind, quantity::millis))
     };
     let guaranteed = all().all(|container| {
         let limits = is_set(container, true);
         let requests = is_set(container, false);
         limits.iter().all(Option::is_some)
-            && limits.iter().zip(&requests).all(|(limit, request)| request.is_none() || request == limit)
+            && limits
+                .iter()
+                .zip(&requests)
+                .all(|(limit, request)| request.is_none() || request == limit)
     });
     if guaranteed {
         return -997;
     }
     let best_effort = all().all(|container| {
-        is_set(container, true).iter().chain(&is_set(container, false)).all(Option::is_none)
+        is_set(container, true)
+            .iter()
+            .chain(&is_set(container, false))
+            .all(Option::is_none)
     });
     if best_effort {
         return 1000;
@@ -193,7 +246,11 @@ fn oom_score(pod: &Pod, request: Option<u64>, capacity: Capacity) -> i32 {
     score.clamp(3, 999)
 }
 
-fn security(spec: &PodSpec, container: &Container, state_dir: &Path) -> Result<Security, ConfigError> {
+fn security(
+    spec: &PodSpec,
+    container: &Container,
+    state_dir: &Path,
+) -> Result<Security, ConfigError> {
     let own = container.security_context.as_ref();
     let shared = spec.security_context.as_ref();
     let privileged = own.and_then(|own| own.privileged).unwrap_or(false);
@@ -205,15 +262,25 @@ fn security(spec: &PodSpec, container: &Container, state_dir: &Path) -> Result<S
     Ok(Security {
         privileged,
         no_new_privileges: own.and_then(|own| own.allow_privilege_escalation) == Some(false),
-        read_only_root: own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false),
-        capabilities_add: capabilities.and_then(|set| set.add.clone()).unwrap_or_default(),
-        capabilities_drop: capabilities.and_then(|set| set.drop.clone()).unwrap_or_default(),
+        read_only_root: own
+            .and_then(|own| own.read_only_root_filesystem)
+            .unwrap_or(false),
+        capabilities_add: capabilities
+            .and_then(|set| set.add.clone())
+            .unwrap_or_default(),
+        capabilities_drop: capabilities
+            .and_then(|set| set.drop.clone())
+            .unwrap_or_default(),
         seccomp: seccomp(profile, state_dir)?,
         unmasked_proc: own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked"),
         sysctls: if is_host_network(spec) {
             Vec::new()
         } else {
-            sysctls.into_iter().flatten().map(|own| (own.name.clone(), own.value.clone())).collect()
+            sysctls
+                .into_iter()
+                .flatten()
+                .map(|own| (own.name.clone(), own.value.clone()))
+                .collect()
         },
     })
 }
@@ -230,8 +297,11 @@ fn seccomp(profile: Option<&SeccompProfile>, state_dir: &Path) -> Result<Seccomp
                 path: path.clone(),
                 reason,
             };
-            let text = std::fs::read(state_dir.join("seccomp").join(&path)).map_err(|error| fail(error.to_string()))?;
-            serde_json::from_slice(&text).map(Seccomp::Profile).map_err(|error| fail(error.to_string()))
+            let text = std::fs::read(state_dir.join("seccomp").join(&path))
+                .map_err(|error| fail(error.to_string()))?;
+            serde_json::from_slice(&text)
+                .map(Seccomp::Profile)
+                .map_err(|error| fail(error.to_string()))
         }
         _ => Ok(Seccomp::Default),
     }
@@ -239,8 +309,13 @@ fn seccomp(profile: Option<&SeccompProfile>, state_dir: &Path) -> Result<Seccomp
 
 /// What asks the container to end: the pod's word, else the image's, else SIGTERM.
 pub fn stop_signal(container: &Container, image: &ProcessConfig) -> Signal {
-    let own = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.as_deref());
-    own.or(image.stop_signal.as_deref()).and_then(signal).unwrap_or(Signal::SIGTERM)
+    let own = container
+        .lifecycle
+        .as_ref()
+        .and_then(|lifecycle| lifecycle.stop_signal.as_deref());
+    own.or(image.stop_signal.as_deref())
+        .and_then(signal)
+        .unwrap_or(Signal::SIGTERM)
 }
 
 /// "SIGQUIT", "QUIT", "3".
@@ -249,7 +324,11 @@ fn signal(text: &str) -> Option<Signal> {
         return Signal::try_from(number).ok();
     }
     let text = text.to_ascii_uppercase();
-    let name = if text.starts_with("SIG") { text } else { format!("SIG{text}") };
+    let name = if text.starts_with("SIG") {
+        text
+    } else {
+        format!("SIG{text}")
+    };
     name.parse().ok()
 }
 

@@ -76,7 +76,11 @@ pub async fn environment(
         own.insert(variable.name.clone(), value.clone());
         all.set(&variable.name, value);
     }
-    Ok(all.0.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    Ok(all
+        .0
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect())
 }
 
 /// The command line: the pod's command replaces the image's entry point and its arguments with it.
@@ -91,8 +95,13 @@ pub fn command_line(
         .filter_map(|variable| variable.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let expanded = |list: &Vec<String>| list.iter().map(|text| expand(text, &known)).collect::<Vec<_>>();
-    let set = |list: &Option<Vec<String>>| list.as_ref().filter(|list| !list.is_empty()).map(expanded);
+    let expanded = |list: &Vec<String>| {
+        list.iter()
+            .map(|text| expand(text, &known))
+            .collect::<Vec<_>>()
+    };
+    let set =
+        |list: &Option<Vec<String>>| list.as_ref().filter(|list| !list.is_empty()).map(expanded);
     let (command, arguments) = match (set(&container.command), set(&container.args)) {
         (None, None) => (entrypoint.to_vec(), cmd.to_vec()),
         (None, Some(arguments)) => (entrypoint.to_vec(), arguments),
@@ -143,12 +152,25 @@ async fn referenced(
     let (kind, name, key, optional, found) = if let Some(selector) = &source.config_map_key_ref {
         let found = references.config_map(namespace, &selector.name).await;
         let found = found.map(|map| map.data.and_then(|mut data| data.remove(&selector.key)));
-        ("ConfigMap", &selector.name, &selector.key, selector.optional, found)
+        (
+            "ConfigMap",
+            &selector.name,
+            &selector.key,
+            selector.optional,
+            found,
+        )
     } else if let Some(selector) = &source.secret_key_ref {
         let found = references.secret(namespace, &selector.name).await;
         let found = found.map(|secret| secret.data.and_then(|mut data| data.remove(&selector.key)));
-        let found = found.map(|value| value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()));
-        ("Secret", &selector.name, &selector.key, selector.optional, found)
+        let found =
+            found.map(|value| value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()));
+        (
+            "Secret",
+            &selector.name,
+            &selector.key,
+            selector.optional,
+            found,
+        )
     } else {
         return Ok(Some(String::new()));
     };
@@ -179,14 +201,22 @@ async fn bulk(
     } else if let Some(secret) = &source.secret_ref {
         let found = references.secret(namespace, &secret.name).await;
         let text = |data: BTreeMap<String, k8s_openapi::ByteString>| {
-            data.into_iter().map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect()
+            data.into_iter()
+                .map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()))
+                .collect()
         };
-        (found.map(|secret| secret.data.map(text).unwrap_or_default()), secret.optional)
+        (
+            found.map(|secret| secret.data.map(text).unwrap_or_default()),
+            secret.optional,
+        )
     } else {
         return Ok(Vec::new());
     };
     match found {
-        Ok(data) => Ok(data.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)).collect()),
+        Ok(data) => Ok(data
+            .into_iter()
+            .map(|(key, value)| (format!("{prefix}{key}"), value))
+            .collect()),
         Err(ReferenceError::NotFound { .. }) if optional.unwrap_or(false) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
@@ -210,7 +240,11 @@ fn field(path: &str, facts: Facts<'_>) -> Result<String, EnvironmentError> {
     let metadata = &facts.pod.metadata;
     let spec = facts.pod.spec.as_ref();
     let list = |addresses: &[IpAddr]| {
-        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
     };
     let first = |addresses: &[IpAddr]| addresses.first().map(ToString::to_string);
     let value = match path {
@@ -235,11 +269,18 @@ fn keyed(
     path: &str,
     metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 ) -> Result<String, EnvironmentError> {
-    let inner = |prefix: &str| path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']");
+    let inner = |prefix: &str| {
+        path.strip_prefix(prefix)?
+            .strip_prefix("['")?
+            .strip_suffix("']")
+    };
     let map = if let Some(key) = inner("metadata.labels") {
         metadata.labels.as_ref().and_then(|labels| labels.get(key))
     } else if let Some(key) = inner("metadata.annotations") {
-        metadata.annotations.as_ref().and_then(|annotations| annotations.get(key))
+        metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(key))
     } else {
         return Err(EnvironmentError::Field(path.to_owned()));
     };
@@ -248,7 +289,10 @@ fn keyed(
 
 /// As downward API volumes write maps.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let all = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}"));
+    let all = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value:?}"));
     all.collect::<Vec<_>>().join("\n")
 }
 
@@ -257,11 +301,20 @@ fn resource(
     container: &Container,
     facts: Facts<'_>,
 ) -> Result<String, EnvironmentError> {
-    let name = selector.container_name.as_deref().unwrap_or(&container.name);
+    let name = selector
+        .container_name
+        .as_deref()
+        .unwrap_or(&container.name);
     let unknown = || EnvironmentError::Resource(selector.resource.clone());
     let spec = facts.pod.spec.as_ref().ok_or_else(unknown)?;
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let of = all.into_iter().find(|container| container.name == name).unwrap_or(container);
+    let all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let of = all
+        .into_iter()
+        .find(|container| container.name == name)
+        .unwrap_or(container);
     let (which, kind) = selector.resource.split_once('.').ok_or_else(unknown)?;
     let resources = of.resources.as_ref();
     let map = match which {
@@ -276,14 +329,30 @@ fn resource(
                 "limits" => facts.capacity.cpu_millis,
                 _ => 0,
             });
-            (value, selector.divisor.as_ref().and_then(quantity::millis).unwrap_or(1000))
+            (
+                value,
+                selector
+                    .divisor
+                    .as_ref()
+                    .and_then(quantity::millis)
+                    .unwrap_or(1000),
+            )
         }
         "memory" | "ephemeral-storage" => {
-            let value = set.and_then(quantity::units).unwrap_or(match (which, kind) {
-                ("limits", "memory") => facts.capacity.memory_bytes,
-                _ => 0,
-            });
-            (value, selector.divisor.as_ref().and_then(quantity::units).unwrap_or(1))
+            let value = set
+                .and_then(quantity::units)
+                .unwrap_or(match (which, kind) {
+                    ("limits", "memory") => facts.capacity.memory_bytes,
+                    _ => 0,
+                });
+            (
+                value,
+                selector
+                    .divisor
+                    .as_ref()
+                    .and_then(quantity::units)
+                    .unwrap_or(1),
+            )
         }
         _ => return Err(unknown()),
     };
@@ -306,7 +375,10 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
         if let Some(after) = rest.strip_prefix('$') {
             result.push('$');
             rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, after)) = rest
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
             match known.get(name) {
                 Some(value) => result.push_str(value),
                 None => result.push_str(&format!("$({name})")),

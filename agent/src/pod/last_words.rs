@@ -19,8 +19,14 @@ impl Worker {
     /// status.containerStatuses[].state.terminated.message.
     pub(super) fn last_words(&self, container: &str, id: &str, exit: &Exit) -> Option<String> {
         let spec = self.pod.spec.as_ref()?;
-        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        let policy = all.find(|own| own.name == container)?.termination_message_policy.as_deref();
+        let mut all = spec
+            .containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten());
+        let policy = all
+            .find(|own| own.name == container)?
+            .termination_message_policy
+            .as_deref();
         let path = self.dir.bundle(id).termination_message();
         let said = read(&path, SeekFrom::Start(0), LONGEST_MESSAGE).unwrap_or_else(|error| {
             tracing::warn!(container, %error, "cannot read a termination message");
@@ -32,7 +38,12 @@ impl Worker {
         if policy != Some("FallbackToLogsOnError") || exit.code == 0 {
             return None;
         }
-        let attempt = self.record.containers.get(container)?.attempts.saturating_sub(1);
+        let attempt = self
+            .record
+            .containers
+            .get(container)?
+            .attempts
+            .saturating_sub(1);
         match tail(&self.log_path(container, attempt)) {
             Ok(text) if !text.is_empty() => Some(text),
             Ok(_) => None,
@@ -58,14 +69,25 @@ fn tail(path: &Path) -> io::Result<String> {
     // Prefixes take space as well: read more than is wanted.
     let from = length.saturating_sub(LONGEST_TAIL * 4);
     let text = read(path, SeekFrom::Start(from), LONGEST_TAIL * 4)?;
-    let whole = if from == 0 { text.as_str() } else { text.split_once('\n').map_or("", |(_, rest)| rest) };
-    let lines: Vec<&str> = whole.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let whole = if from == 0 {
+        text.as_str()
+    } else {
+        text.split_once('\n').map_or("", |(_, rest)| rest)
+    };
+    let lines: Vec<&str> = whole
+        .lines()
+        .filter_map(|line| line.splitn(4, ' ').nth(3))
+        .collect();
     let mut said = String::new();
     for line in lines.iter().skip(lines.len().saturating_sub(MOST_LINES)) {
         said.push_str(line);
         said.push('\n');
     }
-    let excess = said.len().saturating_sub(usize::try_from(LONGEST_TAIL).unwrap_or(usize::MAX));
-    let start = (excess..said.len()).find(|&index| said.is_char_boundary(index)).unwrap_or(0);
+    let excess = said
+        .len()
+        .saturating_sub(usize::try_from(LONGEST_TAIL).unwrap_or(usize::MAX));
+    let start = (excess..said.len())
+        .find(|&index| said.is_char_boundary(index))
+        .unwrap_or(0);
     Ok(said[start..].to_owned())
 }

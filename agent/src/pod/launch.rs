@@ -57,11 +57,20 @@ impl Worker {
         if self.pod.spec.as_ref().is_some_and(status::is_host_network) {
             return self.node.config.node_addresses.clone();
         }
-        self.record.network.as_ref().map(|network| network.addresses.clone()).unwrap_or_default()
+        self.record
+            .network
+            .as_ref()
+            .map(|network| network.addresses.clone())
+            .unwrap_or_default()
     }
 
     /// Starts a container that should run and does not, unless it is too early. When to look again.
-    pub(super) async fn advance(&mut self, spec: &PodSpec, container: &Container, is_init: bool) -> Option<Timestamp> {
+    pub(super) async fn advance(
+        &mut self,
+        spec: &PodSpec,
+        container: &Container,
+        is_init: bool,
+    ) -> Option<Timestamp> {
         let now = Timestamp::now();
         let name = &container.name;
         let own = self.record.container(name);
@@ -96,7 +105,10 @@ impl Worker {
     fn crash_loop(&mut self, container: &Container, delay: SignedDuration) {
         let name = &container.name;
         let whole = super::full_name(&self.pod);
-        let message = format!("back-off {} restarting failed container={name} pod={whole}", in_go(delay));
+        let message = format!(
+            "back-off {} restarting failed container={name} pod={whole}",
+            in_go(delay)
+        );
         if self.wait_for(container, "CrashLoopBackOff", message) {
             let text = format!("Back-off restarting failed container {name} in pod {whole}");
             self.node.event(&self.me, Warning, "BackOff", text);
@@ -130,7 +142,8 @@ impl Worker {
                 let message = format!("Failed to apply default image tag \"{wanted}\": {error}");
                 if self.wait_for(container, "InvalidImageName", message.clone()) {
                     self.node.event(&self.me, Warning, "InspectFailed", message);
-                    self.node.event(&self.me, Warning, "Failed", "Error: InvalidImageName");
+                    self.node
+                        .event(&self.me, Warning, "Failed", "Error: InvalidImageName");
                 }
                 return Err(None);
             }
@@ -143,7 +156,10 @@ impl Worker {
             None
         });
         let is_latest = name.tag() == Some("latest") && name.digest().is_none();
-        let policy = container.image_pull_policy.as_deref().unwrap_or(if is_latest { "Always" } else { "IfNotPresent" });
+        let policy = container
+            .image_pull_policy
+            .as_deref()
+            .unwrap_or(if is_latest { "Always" } else { "IfNotPresent" });
         match (policy, found) {
             ("IfNotPresent" | "Never", Some(ready)) => {
                 let message = format!("Container image \"{wanted}\" already present on machine");
@@ -151,10 +167,14 @@ impl Worker {
                 Ok(ready)
             }
             ("Never", None) => {
-                let message = format!("Container image \"{wanted}\" is not present with pull policy of Never");
+                let message = format!(
+                    "Container image \"{wanted}\" is not present with pull policy of Never"
+                );
                 if self.wait_for(container, "ErrImageNeverPull", message.clone()) {
-                    self.node.event(&self.me, Warning, "ErrImageNeverPull", message);
-                    self.node.event(&self.me, Warning, "Failed", "Error: ErrImageNeverPull");
+                    self.node
+                        .event(&self.me, Warning, "ErrImageNeverPull", message);
+                    self.node
+                        .event(&self.me, Warning, "Failed", "Error: ErrImageNeverPull");
                 }
                 // It may be imported at any time.
                 Err(self.retry_later(container))
@@ -164,7 +184,12 @@ impl Worker {
     }
 
     /// Begins a pull, unless it is too early.
-    fn pull(&mut self, container: &Container, wanted: &str, name: crate::image::Reference) -> Option<Timestamp> {
+    fn pull(
+        &mut self,
+        container: &Container,
+        wanted: &str,
+        name: crate::image::Reference,
+    ) -> Option<Timestamp> {
         let now = Timestamp::now();
         let own = self.record.container(&container.name);
         if let Some(failure) = own.pull_failed.clone()
@@ -174,21 +199,46 @@ impl Worker {
             if now < shown {
                 return Some(shown);
             }
-            let message = format!("Back-off pulling image \"{wanted}\": ErrImagePull: {}", failure.message);
+            let message = format!(
+                "Back-off pulling image \"{wanted}\": ErrImagePull: {}",
+                failure.message
+            );
             if self.wait_for(container, "ImagePullBackOff", message) {
-                self.node.event(&self.me, Normal, "BackOff", format!("Back-off pulling image \"{wanted}\""));
-                self.node.event(&self.me, Warning, "Failed", "Error: ImagePullBackOff");
+                self.node.event(
+                    &self.me,
+                    Normal,
+                    "BackOff",
+                    format!("Back-off pulling image \"{wanted}\""),
+                );
+                self.node
+                    .event(&self.me, Warning, "Failed", "Error: ImagePullBackOff");
             }
             return Some(wait.until);
         }
-        self.node.event(&self.me, Normal, "Pulling", format!("Pulling image \"{wanted}\""));
+        self.node.event(
+            &self.me,
+            Normal,
+            "Pulling",
+            format!("Pulling image \"{wanted}\""),
+        );
         self.pulling.insert(container.name.clone());
-        let (images, own, container) = (self.node.images.clone(), self.own.clone(), container.name.clone());
+        let (images, own, container) = (
+            self.node.images.clone(),
+            self.own.clone(),
+            container.name.clone(),
+        );
         tokio::spawn(async move {
             let begun = Instant::now();
             let result = images.pull(name).await.map(Box::new);
             let millis = begun.elapsed().as_millis();
-            if own.send(Wake::Pulled { container, result, millis }).is_err() {
+            if own
+                .send(Wake::Pulled {
+                    container,
+                    result,
+                    millis,
+                })
+                .is_err()
+            {
                 tracing::debug!("an image was pulled for a pod that is gone");
             }
         });
@@ -202,13 +252,26 @@ impl Worker {
         millis: u128,
     ) {
         self.pulling.remove(container);
-        let all = self.pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-        let wanted = all.into_iter().find(|own| own.name == container).and_then(|own| own.image.clone());
+        let all = self.pod.spec.iter().flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        });
+        let wanted = all
+            .into_iter()
+            .find(|own| own.name == container)
+            .and_then(|own| own.image.clone());
         let wanted = wanted.unwrap_or_default();
         let ready = result.map_err(|error| error.to_string()).and_then(|image| {
             let name = parse_name(&wanted).map_err(|error| error.to_string())?;
-            let ready = self.node.images.find(&name).map_err(|error| error.to_string())?;
-            ready.map(|ready| (ready, image.size)).ok_or_else(|| "the image vanished from the store".to_owned())
+            let ready = self
+                .node
+                .images
+                .find(&name)
+                .map_err(|error| error.to_string())?;
+            ready
+                .map(|ready| (ready, image.size))
+                .ok_or_else(|| "the image vanished from the store".to_owned())
         });
         let now = Timestamp::now();
         let own = self.record.container(container);
@@ -216,7 +279,11 @@ impl Worker {
             Ok((ready, size)) => {
                 own.pull_failed = None;
                 let (seconds, rest) = (millis / 1000, millis % 1000);
-                let took = if seconds == 0 { format!("{rest}ms") } else { format!("{seconds}.{rest:03}s") };
+                let took = if seconds == 0 {
+                    format!("{rest}ms")
+                } else {
+                    format!("{seconds}.{rest:03}s")
+                };
                 let text = format!(
                     "Successfully pulled image \"{wanted}\" in {took} ({took} including waiting). Image size: {size} bytes."
                 );
@@ -232,7 +299,8 @@ impl Worker {
                 });
                 let text = format!("Failed to pull image \"{wanted}\": {message}");
                 self.node.event(&self.me, Warning, "Failed", text);
-                self.node.event(&self.me, Warning, "Failed", "Error: ErrImagePull");
+                self.node
+                    .event(&self.me, Warning, "Failed", "Error: ErrImagePull");
             }
         }
     }
@@ -247,12 +315,14 @@ impl Worker {
             self.clear(&id);
             let (reason, message) = match error {
                 MakeError::Config(error) => ("CreateContainerConfigError", super::chain(&error)),
-                MakeError::Io(operation, error) => {
-                    ("CreateContainerError", format!("failed to create container: {operation}: {error}"))
-                }
+                MakeError::Io(operation, error) => (
+                    "CreateContainerError",
+                    format!("failed to create container: {operation}: {error}"),
+                ),
             };
             if self.wait_for(container, reason, message.clone()) {
-                self.node.event(&self.me, Warning, "Failed", format!("Error: {message}"));
+                self.node
+                    .event(&self.me, Warning, "Failed", format!("Error: {message}"));
             }
             return self.retry_later(container);
         }
@@ -273,13 +343,27 @@ impl Worker {
             own.attempts -= 1;
             own.current = None;
             self.clear(&id);
-            self.wait_for(container, "CreateContainerError", format!("failed to reserve container name: {error}"));
+            self.wait_for(
+                container,
+                "CreateContainerError",
+                format!("failed to reserve container name: {error}"),
+            );
             return self.retry_later(container);
         }
-        self.node.event(&self.me, Normal, "Created", format!("Created container: {name}"));
+        self.node.event(
+            &self.me,
+            Normal,
+            "Created",
+            format!("Created container: {name}"),
+        );
         match self.node.launcher.start(&bundle).await {
             Ok(running) => {
-                self.node.event(&self.me, Normal, "Started", format!("Started container {name}"));
+                self.node.event(
+                    &self.me,
+                    Normal,
+                    "Started",
+                    format!("Started container {name}"),
+                );
                 self.watch(container, id, running);
                 None
             }
@@ -287,7 +371,12 @@ impl Worker {
         }
     }
 
-    fn not_started(&mut self, container: &Container, instance: Instance, why: &str) -> Option<Timestamp> {
+    fn not_started(
+        &mut self,
+        container: &Container,
+        instance: Instance,
+        why: &str,
+    ) -> Option<Timestamp> {
         let message = format!(
             "failed to create shim task: OCI runtime create failed: unable to start container process: \
              error during container init: {why}"
@@ -296,19 +385,30 @@ impl Worker {
         let now = Timestamp::now();
         let end = Termination::not_started(&instance, message.clone(), now);
         let spec = self.pod.spec.clone().unwrap_or_default();
-        let is_init = spec.init_containers.iter().flatten().any(|init| init.name == container.name);
+        let is_init = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .any(|init| init.name == container.name);
         let own = self.record.container(&container.name);
         own.end(end);
         own.waiting = status::restarts(&spec, container, is_init, 128)
             .then(|| Waiting::new("RunContainerError", message.clone()));
         self.clear(&id);
-        self.node.event(&self.me, Warning, "Failed", format!("Error: {message}"));
+        self.node
+            .event(&self.me, Warning, "Failed", format!("Error: {message}"));
         // At once: the first restart does not wait.
         Some(now)
     }
 
     /// A container's files, its root mounted and its configuration written.
-    async fn make(&self, container: &Container, image: &Ready, bundle: &Bundle, attempt: u32) -> Result<(), MakeError> {
+    async fn make(
+        &self,
+        container: &Container,
+        image: &Ready,
+        bundle: &Bundle,
+        attempt: u32,
+    ) -> Result<(), MakeError> {
         let (layers, place) = (image.layers.clone(), bundle.clone());
         blocking(move || {
             std::fs::create_dir_all(place.path())?;
@@ -326,7 +426,11 @@ impl Worker {
         let id = bundle.path().file_name().unwrap_or_default();
         let cgroup = self.node.pod_cgroup(&self.me.uid).join(id);
         let is_host = self.pod.spec.as_ref().is_some_and(status::is_host_network);
-        let netns = self.record.network.as_ref().map(|network| network.netns.clone());
+        let netns = self
+            .record
+            .network
+            .as_ref()
+            .map(|network| network.netns.clone());
         let ingredients = Ingredients {
             facts: self.facts(&addresses),
             dir: &self.dir,
@@ -362,7 +466,12 @@ impl Worker {
     /// STATE/logs/NAMESPACE_POD_UID/CONTAINER/RESTART.log.
     pub(super) fn log_path(&self, container: &str, restart: u32) -> std::path::PathBuf {
         let pod = format!("{}_{}_{}", self.me.namespace, self.me.name, self.me.uid);
-        self.node.config.logs_dir().join(pod).join(container).join(format!("{restart}.log"))
+        self.node
+            .config
+            .logs_dir()
+            .join(pod)
+            .join(container)
+            .join(format!("{restart}.log"))
     }
 
     /// A container runs: whoever must know is told when it ends.
@@ -377,13 +486,22 @@ impl Worker {
         let adopted = own.started;
         own.started = own.started || !has(&container.startup_probe);
         own.ready = (adopted && own.ready) || (own.started && !has(&container.readiness_probe));
-        let (watched, sender, name, run) = (Arc::clone(&running), self.own.clone(), container.name.clone(), id.clone());
+        let (watched, sender, name, run) = (
+            Arc::clone(&running),
+            self.own.clone(),
+            container.name.clone(),
+            id.clone(),
+        );
         let watch = tokio::spawn(async move {
             let exit = match watched.ended().await {
                 Ok(()) => watched.exit().await,
                 Err(error) => Err(error),
             };
-            let ended = Wake::Ended { container: name, id: run, exit };
+            let ended = Wake::Ended {
+                container: name,
+                id: run,
+                exit,
+            };
             if sender.send(ended).is_err() {
                 tracing::debug!("a container ended after its pod's worker");
             }
@@ -402,11 +520,21 @@ impl Worker {
     /// What became of containers while there was no agent. How many run.
     pub(super) async fn adopt(&mut self) -> usize {
         let spec = self.pod.spec.clone().unwrap_or_default();
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        for container in spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+        {
             let Some(instance) = self.record.container(&container.name).current.clone() else {
                 continue;
             };
-            match self.node.launcher.find(&self.dir.bundle(&instance.id)).await {
+            match self
+                .node
+                .launcher
+                .find(&self.dir.bundle(&instance.id))
+                .await
+            {
                 Ok(Found::Running(running)) => self.watch(container, instance.id, running),
                 Ok(Found::Ended(exit)) => self.settle(&container.name, Some(&exit)),
                 Ok(Found::Lost(_)) => self.settle(&container.name, None),
@@ -447,12 +575,21 @@ impl Worker {
     /// Asks every container to end, once; kills them when `deadline` has passed.
     pub(super) fn stop_all(&mut self, now: Timestamp, deadline: Timestamp) {
         for (name, live) in &self.live {
-            let own = self.record.containers.get_mut(name).and_then(|own| own.current.as_mut());
+            let own = self
+                .record
+                .containers
+                .get_mut(name)
+                .and_then(|own| own.current.as_mut());
             let Some(current) = own else { continue };
             let first = current.stopping_since.is_none();
             current.stopping_since.get_or_insert(now);
             if first {
-                self.node.event(&self.me, Normal, "Killing", format!("Stopping container {name}"));
+                self.node.event(
+                    &self.me,
+                    Normal,
+                    "Killing",
+                    format!("Stopping container {name}"),
+                );
             }
             let signal = match Signal::try_from(current.stop_signal) {
                 _ if now >= deadline => Signal::SIGKILL,
@@ -469,12 +606,23 @@ impl Worker {
     /// Kills containers that were told to end and did not. When the next is due.
     pub(super) fn kill_overdue(&mut self, now: Timestamp) -> Option<Timestamp> {
         let spec = self.pod.spec.as_ref();
-        let grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30).max(0);
+        let grace = spec
+            .and_then(|spec| spec.termination_grace_period_seconds)
+            .unwrap_or(30)
+            .max(0);
         let mut next = None;
         for (name, live) in &self.live {
-            let current = self.record.containers.get(name).and_then(|own| own.current.as_ref());
-            let Some(since) = current.and_then(|current| current.stopping_since) else { continue };
-            let due = since.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+            let current = self
+                .record
+                .containers
+                .get(name)
+                .and_then(|own| own.current.as_ref());
+            let Some(since) = current.and_then(|current| current.stopping_since) else {
+                continue;
+            };
+            let due = since
+                .checked_add(SignedDuration::from_secs(grace))
+                .unwrap_or(Timestamp::MAX);
             if now < due {
                 next = super::worker::earlier(next, Some(due));
             } else if let Err(error) = live.container.signal(Signal::SIGKILL) {
@@ -487,6 +635,11 @@ impl Worker {
 
 /// Unique on the node, and in its history: 64 hex digits as other runtimes have.
 fn new_id(uid: &str, container: &str, attempt: u32) -> String {
-    let seed = format!("{uid}/{container}/{attempt}/{}", Timestamp::now().as_nanosecond());
-    crate::image::digest(seed.as_bytes()).trim_start_matches("sha256:").to_owned()
+    let seed = format!(
+        "{uid}/{container}/{attempt}/{}",
+        Timestamp::now().as_nanosecond()
+    );
+    crate::image::digest(seed.as_bytes())
+        .trim_start_matches("sha256:")
+        .to_owned()
 }

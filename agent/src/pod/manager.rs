@@ -81,7 +81,8 @@ impl Manager {
     ) -> Result<(PodChannels, Manager), ManagerError> {
         let begun = Instant::now();
         for path in [config.pods_dir(), config.logs_dir(), config.images_dir()] {
-            std::fs::create_dir_all(&path).map_err(|source| ManagerError::State { path, source })?;
+            std::fs::create_dir_all(&path)
+                .map_err(|source| ManagerError::State { path, source })?;
         }
         let store = Store::open(&config.images_dir())?;
         store.clear_scratch()?;
@@ -99,14 +100,22 @@ impl Manager {
             containers,
             elapsed: begun.elapsed(),
         };
-        tracing::info!(containers, elapsed_ms = adoption.elapsed.as_millis(), "adopted what was running");
+        tracing::info!(
+            containers,
+            elapsed_ms = adoption.elapsed.as_millis(),
+            "adopted what was running"
+        );
         let (commands, inbox) = mpsc::channel(CHANNEL_DEPTH);
         let (outbox, reports) = mpsc::channel(CHANNEL_DEPTH);
         let tasks = vec![
             tokio::spawn(node.outbox.clone().pump(outbox)),
             tokio::spawn(serve(Arc::clone(&node), Arc::clone(&pods), inbox)),
         ];
-        let manager = Manager { adoption, pods, tasks };
+        let manager = Manager {
+            adoption,
+            pods,
+            tasks,
+        };
         Ok((PodChannels { commands, reports }, manager))
     }
 
@@ -119,7 +128,13 @@ impl Manager {
     pub fn snapshot(&self) -> Vec<PodSnapshot> {
         let pods = lock(&self.pods);
         pods.values()
-            .map(|handle| handle.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .map(|handle| {
+                handle
+                    .snapshot
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            })
             .collect()
     }
 
@@ -128,7 +143,9 @@ impl Manager {
         for task in &self.tasks {
             task.abort();
         }
-        let handles: Vec<Handle> = std::mem::take(&mut *lock(&self.pods)).into_values().collect();
+        let handles: Vec<Handle> = std::mem::take(&mut *lock(&self.pods))
+            .into_values()
+            .collect();
         for mut handle in handles {
             handle.task.abort();
             if let Err(error) = (&mut handle.task).await
@@ -175,7 +192,10 @@ async fn adopt_all(node: &Arc<Node>, pods: &Pods) -> Result<usize, ManagerError>
     }
     let mut containers = 0;
     while let Some(adopted) = adopting.join_next().await {
-        let (count, handle) = adopted.map_err(io::Error::other).and_then(|result| result).map_err(fail)?;
+        let (count, handle) = adopted
+            .map_err(io::Error::other)
+            .and_then(|result| result)
+            .map_err(fail)?;
         containers += count;
         lock(pods).insert(handle.0, handle.1);
     }
@@ -190,7 +210,17 @@ async fn adopt(node: Arc<Node>, pod: Pod) -> io::Result<(usize, (String, Handle)
     let running = worker.adopt().await;
     worker.clear_strays();
     let task = tokio::spawn(worker.run());
-    Ok((running, (uid, Handle { wake, snapshot, task })))
+    Ok((
+        running,
+        (
+            uid,
+            Handle {
+                wake,
+                snapshot,
+                task,
+            },
+        ),
+    ))
 }
 
 /// Groups whose pod is not remembered: their containers have no agent that would ever end them.
@@ -200,7 +230,9 @@ fn clear_groups(root: &Path, known: &BTreeSet<String>) {
         Vec::new()
     });
     for name in children {
-        let Some(uid) = name.strip_prefix("pod") else { continue };
+        let Some(uid) = name.strip_prefix("pod") else {
+            continue;
+        };
         if !known.contains(uid)
             && let Err(error) = cgroup::remove(&root.join(&name))
         {
@@ -221,7 +253,8 @@ async fn serve(node: Arc<Node>, pods: Pods, mut inbox: mpsc::Receiver<PodCommand
             PodCommand::Apply(pod) => apply(&node, &pods, pod),
             PodCommand::Remove(uid) => remove(&pods, &uid),
             PodCommand::Sync(all) => {
-                let wanted: BTreeSet<String> = all.iter().map(|pod| super::pod_ref(pod).uid).collect();
+                let wanted: BTreeSet<String> =
+                    all.iter().map(|pod| super::pod_ref(pod).uid).collect();
                 let known: Vec<String> = lock(&pods).keys().cloned().collect();
                 for uid in known.iter().filter(|uid| !wanted.contains(*uid)) {
                     remove(&pods, uid);
@@ -251,7 +284,14 @@ fn apply(node: &Arc<Node>, pods: &Pods, pod: Arc<Pod>) {
     match Worker::new(Arc::clone(node), pod, Arc::clone(&snapshot)) {
         Ok((worker, wake)) => {
             let task = tokio::spawn(worker.run());
-            pods.insert(uid, Handle { wake, snapshot, task });
+            pods.insert(
+                uid,
+                Handle {
+                    wake,
+                    snapshot,
+                    task,
+                },
+            );
         }
         Err(error) => tracing::error!(uid, %error, "cannot remember a pod, so it does not run"),
     }
@@ -259,7 +299,9 @@ fn apply(node: &Arc<Node>, pods: &Pods, pod: Arc<Pod>) {
 
 fn remove(pods: &Pods, uid: &str) {
     let mut pods = lock(pods);
-    let gone = pods.get(uid).is_some_and(|handle| handle.wake.send(Wake::Remove).is_err());
+    let gone = pods
+        .get(uid)
+        .is_some_and(|handle| handle.wake.send(Wake::Remove).is_err());
     if gone {
         pods.remove(uid);
     }
@@ -267,7 +309,10 @@ fn remove(pods: &Pods, uid: &str) {
 
 /// Uids become names of folders and control groups.
 fn is_plain(uid: &str) -> bool {
-    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    !uid.is_empty()
+        && uid
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn lock(pods: &Pods) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {

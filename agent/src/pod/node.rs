@@ -4,9 +4,7 @@
 use std::{io, sync::Arc};
 
 use super::{
-    Config, EventSeverity, PodRef, PodReport, References,
-    outbox::Outbox,
-    pulls::Images,
+    Config, EventSeverity, PodRef, PodReport, References, outbox::Outbox, pulls::Images,
     record::PodDir,
 };
 use crate::{
@@ -42,9 +40,21 @@ impl Node {
     }
 
     /// Tells users something about a pod.
-    pub fn event(&self, pod: &PodRef, severity: EventSeverity, reason: &'static str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        pod: &PodRef,
+        severity: EventSeverity,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         let message = message.into();
-        tracing::info!(namespace = pod.namespace, pod = pod.name, reason, message, "event");
+        tracing::info!(
+            namespace = pod.namespace,
+            pod = pod.name,
+            reason,
+            message,
+            "event"
+        );
         self.outbox.put(PodReport::Event {
             pod: pod.clone(),
             severity,
@@ -65,7 +75,9 @@ impl Node {
 }
 
 /// Runs what blocks beside the event loop.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(io::Error::other(error)),

@@ -26,10 +26,14 @@ impl Outbox {
     pub fn put(&self, report: PodReport) {
         let mut queue = self.lock();
         if let PodReport::Status { pod, .. } = &report {
-            queue.retain(|waiting| !matches!(waiting, PodReport::Status { pod: other, .. } if other == pod));
+            queue.retain(
+                |waiting| !matches!(waiting, PodReport::Status { pod: other, .. } if other == pod),
+            );
         }
         if queue.len() >= LONGEST_QUEUE
-            && let Some(oldest) = queue.iter().position(|report| matches!(report, PodReport::Event { .. }))
+            && let Some(oldest) = queue
+                .iter()
+                .position(|report| matches!(report, PodReport::Event { .. }))
         {
             queue.remove(oldest);
         }
@@ -42,7 +46,9 @@ impl Outbox {
     pub async fn pump(self, reports: mpsc::Sender<PodReport>) {
         loop {
             // A place first, so that what waits can still be replaced.
-            let Ok(place) = reports.reserve().await else { return };
+            let Ok(place) = reports.reserve().await else {
+                return;
+            };
             let report = loop {
                 let next = self.lock().pop_front();
                 match next {

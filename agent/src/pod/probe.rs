@@ -58,12 +58,19 @@ struct Target {
 
 impl Worker {
     /// Begins the probes that a container may have now: startup, or once that has succeeded, the others.
-    pub(super) fn probes(&self, container: &Container, id: &str, started: bool) -> Vec<AbortHandle> {
+    pub(super) fn probes(
+        &self,
+        container: &Container,
+        id: &str,
+        started: bool,
+    ) -> Vec<AbortHandle> {
         let ports = container.ports.iter().flatten();
         let target = Target {
             address: self.addresses().first().copied(),
             ports: ports
-                .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+                .filter_map(|port| {
+                    Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))
+                })
                 .collect(),
             bundle: self.dir.bundle(id),
             launcher: self.node.launcher.clone(),
@@ -116,12 +123,20 @@ impl Worker {
 
     fn began(&mut self, name: &str) {
         let spec = self.pod.spec.clone().unwrap_or_default();
-        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        let Some(container) = all.find(|container| container.name == name) else { return };
+        let mut all = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers);
+        let Some(container) = all.find(|container| container.name == name) else {
+            return;
+        };
         let own = self.record.container(name);
         own.started = true;
         own.ready = container.readiness_probe.is_none();
-        let Some(id) = self.live.get(name).map(|live| live.id.clone()) else { return };
+        let Some(id) = self.live.get(name).map(|live| live.id.clone()) else {
+            return;
+        };
         let tasks = self.probes(container, &id, true);
         if let Some(live) = self.live.get_mut(name) {
             live.tasks.extend(tasks);
@@ -130,7 +145,9 @@ impl Worker {
 
     /// Asks the container to end; its restart policy does the rest.
     fn unhealthy(&mut self, name: &str, kind: ProbeKind) {
-        let Some(current) = self.record.container(name).current.as_mut() else { return };
+        let Some(current) = self.record.container(name).current.as_mut() else {
+            return;
+        };
         if current.stopping_since.is_some() {
             return;
         }
@@ -140,7 +157,8 @@ impl Worker {
         let text = format!("Container {name} failed {kind} probe, will be restarted");
         self.node.event(&self.me, Normal, "Killing", text);
         let signalled = self.live.get(name).map(|live| {
-            live.container.signal(signal.unwrap_or(nix::sys::signal::Signal::SIGTERM))
+            live.container
+                .signal(signal.unwrap_or(nix::sys::signal::Signal::SIGTERM))
         });
         if let Some(Err(error)) = signalled {
             tracing::warn!(container = name, %error, "cannot signal a container");
@@ -156,7 +174,10 @@ async fn run(
     own: mpsc::UnboundedSender<Wake>,
 ) {
     let seconds = |value: Option<i32>, default: u64| {
-        value.and_then(|value| u64::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(default)
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|&value| value > 0)
+            .unwrap_or(default)
     };
     let period = Duration::from_secs(seconds(probe.period_seconds, 10));
     let limit = Duration::from_secs(seconds(probe.timeout_seconds, 1));
@@ -175,7 +196,11 @@ async fn run(
         };
         let healthy = result.is_ok();
         (good, bad) = if healthy { (good + 1, 0) } else { (0, bad + 1) };
-        let reached = if healthy { good >= to_succeed } else { bad >= to_fail };
+        let reached = if healthy {
+            good >= to_succeed
+        } else {
+            bad >= to_fail
+        };
         let decided = reached && verdict != Some(healthy);
         if decided {
             verdict = Some(healthy);
@@ -211,8 +236,16 @@ async fn once(probe: &Probe, target: &Target) -> Result<(), String> {
     }
     if let Some(exec) = &probe.exec {
         let command = exec.command.as_deref().unwrap_or_default();
-        let done = target.launcher.exec(&target.bundle, command).await.map_err(|error| error.to_string())?;
-        return if done.code == 0 { Ok(()) } else { Err(done.output) };
+        let done = target
+            .launcher
+            .exec(&target.bundle, command)
+            .await
+            .map_err(|error| error.to_string())?;
+        return if done.code == 0 {
+            Ok(())
+        } else {
+            Err(done.output)
+        };
     }
     Err("this kind of probe is not supported".into())
 }
@@ -228,10 +261,18 @@ impl Target {
                 .map(|(_, port)| *port)
                 .or_else(|| name.parse().ok()),
         };
-        let port = number.ok_or_else(|| "the probe's port is neither a number nor a port of the container".to_owned())?;
+        let port = number.ok_or_else(|| {
+            "the probe's port is neither a number nor a port of the container".to_owned()
+        })?;
         let own = self.address.map(|address| address.to_string());
-        let host = host.filter(|host| !host.is_empty()).map(ToOwned::to_owned).or(own);
-        Ok((host.ok_or_else(|| "the pod has no address".to_owned())?, port))
+        let host = host
+            .filter(|host| !host.is_empty())
+            .map(ToOwned::to_owned)
+            .or(own);
+        Ok((
+            host.ok_or_else(|| "the pod has no address".to_owned())?,
+            port,
+        ))
     }
 }
 
@@ -241,11 +282,24 @@ async fn http_get(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
         return Err("probes over HTTPS are not supported".into());
     }
     let (host, port) = target.endpoint(http.host.as_deref(), &http.port)?;
-    let path = http.path.as_deref().filter(|path| path.starts_with('/')).unwrap_or("/");
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let path = http
+        .path
+        .as_deref()
+        .filter(|path| path.starts_with('/'))
+        .unwrap_or("/");
+    let bracketed = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
     let mut request = format!("GET {path} HTTP/1.1\r\n");
     let headers = http.http_headers.iter().flatten();
-    let has = |name: &str| http.http_headers.iter().flatten().any(|own| own.name.eq_ignore_ascii_case(name));
+    let has = |name: &str| {
+        http.http_headers
+            .iter()
+            .flatten()
+            .any(|own| own.name.eq_ignore_ascii_case(name))
+    };
     for (name, value) in [
         ("Host", format!("{bracketed}:{port}")),
         ("User-Agent", "kube-probe/1.36".to_owned()),
@@ -260,7 +314,9 @@ async fn http_get(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
     }
     request.push_str("Connection: close\r\n\r\n");
     let fail = |error: std::io::Error| format!("Get \"http://{bracketed}:{port}{path}\": {error}");
-    let mut stream = TcpStream::connect((host.as_str(), port)).await.map_err(fail)?;
+    let mut stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(fail)?;
     stream.write_all(request.as_bytes()).await.map_err(fail)?;
     let mut answer = Vec::new();
     let mut limited = stream.take(LONGEST_ANSWER);
@@ -272,7 +328,9 @@ async fn http_get(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
     match status_code(&answer) {
         Some(200..=399) => Ok(()),
         Some(code) => Err(format!("HTTP probe failed with statuscode: {code}")),
-        None => Err(format!("Get \"http://{bracketed}:{port}{path}\": malformed HTTP response")),
+        None => Err(format!(
+            "Get \"http://{bracketed}:{port}{path}\": malformed HTTP response"
+        )),
     }
 }
 

@@ -126,7 +126,9 @@ impl Termination {
     pub fn seen(instance: &Instance, exit: &Exit, message: Option<String>) -> Termination {
         let reason = match exit {
             Exit { code: 0, .. } => "Completed",
-            Exit { oom_killed: true, .. } => "OOMKilled",
+            Exit {
+                oom_killed: true, ..
+            } => "OOMKilled",
             _ => "Error",
         };
         Termination {

@@ -16,7 +16,9 @@ const SHM_SIZE: &str = "64m";
 /// The pod's own host name.
 pub fn host_name(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
-    let wanted = spec.and_then(|spec| spec.hostname.clone()).or_else(|| pod.metadata.name.clone());
+    let wanted = spec
+        .and_then(|spec| spec.hostname.clone())
+        .or_else(|| pod.metadata.name.clone());
     let mut name = wanted.unwrap_or_default();
     name.truncate(LONGEST_HOST_NAME);
     name.trim_end_matches(['-', '.']).to_owned()
@@ -38,7 +40,10 @@ pub fn create(dir: &PodDir, pod: &Pod, addresses: &[IpAddr]) -> io::Result<()> {
     if let Some(folder) = hosts.parent() {
         fs::create_dir_all(folder)?;
     }
-    replace_file(&dir.etc("hostname"), format!("{}\n", own_name(pod, spec)).as_bytes())?;
+    replace_file(
+        &dir.etc("hostname"),
+        format!("{}\n", own_name(pod, spec)).as_bytes(),
+    )?;
     replace_file(&hosts, hosts_file(pod, spec, addresses).as_bytes())?;
     replace_file(&dir.etc("resolv.conf"), resolv_conf(spec)?.as_bytes())
 }
@@ -87,10 +92,17 @@ fn hosts_file(pod: &Pod, spec: &PodSpec, addresses: &[IpAddr]) -> String {
         );
         let name = host_name(pod);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let full = spec.subdomain.as_ref().map(|domain| format!("{name}.{domain}.{namespace}.svc.cluster.local\t"));
+        let full = spec
+            .subdomain
+            .as_ref()
+            .map(|domain| format!("{name}.{domain}.{namespace}.svc.cluster.local\t"));
         for address in addresses {
-            writeln!(text, "{address}\t{}{name}", full.as_deref().unwrap_or_default())
-                .expect("a String takes all that is written");
+            writeln!(
+                text,
+                "{address}\t{}{name}",
+                full.as_deref().unwrap_or_default()
+            )
+            .expect("a String takes all that is written");
         }
         text
     };
@@ -99,7 +111,13 @@ fn hosts_file(pod: &Pod, spec: &PodSpec, addresses: &[IpAddr]) -> String {
         if number == 0 {
             text.push_str("\n# Entries added by HostAliases.\n");
         }
-        let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t");
+        let names = alias
+            .hostnames
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\t");
         writeln!(text, "{}\t{names}", alias.ip).expect("a String takes all that is written");
     }
     text
@@ -131,7 +149,12 @@ fn resolv_conf(spec: &PodSpec) -> io::Result<String> {
             .flatten()
             .filter_map(|option| {
                 let name = option.name.clone()?;
-                Some(option.value.as_ref().map_or(name.clone(), |value| format!("{name}:{value}")))
+                Some(
+                    option
+                        .value
+                        .as_ref()
+                        .map_or(name.clone(), |value| format!("{name}:{value}")),
+                )
             })
             .collect();
         if !options.is_empty() {

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+        ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec,
+        PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -33,11 +34,15 @@ pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
         None => &[],
     };
     let statuses = |containers: &[Container], absent: &str| -> Option<Vec<ContainerStatus>> {
-        let all = containers.iter().map(|container| container_status(container, record, absent));
+        let all = containers
+            .iter()
+            .map(|container| container_status(container, record, absent));
         (!containers.is_empty()).then(|| all.collect())
     };
     let first = |addresses: &[IpAddr]| addresses.first().map(ToString::to_string);
-    let has_init = spec.and_then(|spec| spec.init_containers.as_ref()).is_some_and(|init| !init.is_empty());
+    let has_init = spec
+        .and_then(|spec| spec.init_containers.as_ref())
+        .is_some_and(|init| !init.is_empty());
     PodStatus {
         conditions: Some(conditions(pod, record, phase, place.now)),
         container_statuses: spec.and_then(|spec| {
@@ -52,11 +57,21 @@ pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
             .and_then(|spec| spec.init_containers.as_ref())
             .and_then(|init| statuses(init, "PodInitializing")),
         host_ip: first(place.node_addresses),
-        host_ips: Some(place.node_addresses.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        host_ips: Some(
+            place
+                .node_addresses
+                .iter()
+                .map(|ip| HostIP { ip: ip.to_string() })
+                .collect(),
+        ),
         phase: Some(phase.to_owned()),
         pod_ip: first(addresses),
-        pod_ips: (!addresses.is_empty())
-            .then(|| addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        pod_ips: (!addresses.is_empty()).then(|| {
+            addresses
+                .iter()
+                .map(|ip| PodIP { ip: ip.to_string() })
+                .collect()
+        }),
         start_time: Some(Time(record.since)),
         ..PodStatus::default()
     }
@@ -66,7 +81,8 @@ pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
 pub fn is_shown(ours: &PodStatus, theirs: &PodStatus) -> bool {
     let verdicts = |status: &PodStatus| -> std::collections::BTreeMap<String, String> {
         let all = status.conditions.iter().flatten();
-        all.map(|condition| (condition.type_.clone(), condition.status.clone())).collect()
+        all.map(|condition| (condition.type_.clone(), condition.status.clone()))
+            .collect()
     };
     let theirs_by_type = verdicts(theirs);
     let gist = |statuses: &Option<Vec<ContainerStatus>>| -> Vec<(String, bool, i32, Option<String>, String)> {
@@ -87,7 +103,9 @@ pub fn is_shown(ours: &PodStatus, theirs: &PodStatus) -> bool {
         && ours.pod_ips == theirs.pod_ips
         && gist(&ours.container_statuses) == gist(&theirs.container_statuses)
         && gist(&ours.init_container_statuses) == gist(&theirs.init_container_statuses)
-        && verdicts(ours).iter().all(|(kind, status)| theirs_by_type.get(kind) == Some(status))
+        && verdicts(ours)
+            .iter()
+            .all(|(kind, status)| theirs_by_type.get(kind) == Some(status))
 }
 
 /// Whether the pod has the node's own network.
@@ -119,7 +137,9 @@ pub fn is_done(container: &Container, record: &PodRecord) -> bool {
         if is_sidecar(container) {
             own.current.is_some() && own.started
         } else {
-            own.current.is_none() && own.waiting.is_none() && own.last_end().is_some_and(|end| end.exit_code == 0)
+            own.current.is_none()
+                && own.waiting.is_none()
+                && own.last_end().is_some_and(|end| end.exit_code == 0)
         }
     })
 }
@@ -127,21 +147,39 @@ pub fn is_done(container: &Container, record: &PodRecord) -> bool {
 /// Whether every init container is done.
 pub fn initialized(spec: &PodSpec, record: &PodRecord) -> bool {
     let started = spec.containers.iter().any(|container| {
-        record.containers.get(&container.name).is_some_and(|own| own.attempts > 0)
+        record
+            .containers
+            .get(&container.name)
+            .is_some_and(|own| own.attempts > 0)
     });
-    started || spec.init_containers.iter().flatten().all(|container| is_done(container, record))
+    started
+        || spec
+            .init_containers
+            .iter()
+            .flatten()
+            .all(|container| is_done(container, record))
 }
 
 fn phase(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
     let Some(spec) = spec else { return "Pending" };
     let none = ContainerRecord::default();
-    let of = |container: &Container| record.containers.get(&container.name).unwrap_or(&none).clone();
+    let of = |container: &Container| {
+        record
+            .containers
+            .get(&container.name)
+            .unwrap_or(&none)
+            .clone()
+    };
     let failed_for_good = |own: &ContainerRecord| {
         own.current.is_none() && own.last_end().is_some_and(|end| end.exit_code != 0)
     };
     if !initialized(spec, record) {
         let never = spec.restart_policy.as_deref() == Some("Never");
-        let init = spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container));
+        let init = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .filter(|container| !is_sidecar(container));
         let failed = init.map(of).any(|own| failed_for_good(&own));
         return if never && failed { "Failed" } else { "Pending" };
     }
@@ -149,8 +187,17 @@ fn phase(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
     for container in &spec.containers {
         let own = of(container);
         match own.last_end() {
-            _ if own.current.as_ref().is_some_and(|current| current.started_at.is_some()) => running += 1,
-            Some(end) if restarts(spec, container, false, end.exit_code) && record.ending_since.is_none() => {
+            _ if own
+                .current
+                .as_ref()
+                .is_some_and(|current| current.started_at.is_some()) =>
+            {
+                running += 1
+            }
+            Some(end)
+                if restarts(spec, container, false, end.exit_code)
+                    && record.ending_since.is_none() =>
+            {
                 restarting += 1;
             }
             Some(end) if end.exit_code != 0 => failed += 1,
@@ -175,7 +222,10 @@ pub fn is_over(pod: &Pod, record: &PodRecord) -> bool {
 fn container_status(container: &Container, record: &PodRecord, absent: &str) -> ContainerStatus {
     let none = ContainerRecord::default();
     let own = record.containers.get(&container.name).unwrap_or(&none);
-    let running = own.current.as_ref().filter(|current| current.started_at.is_some());
+    let running = own
+        .current
+        .as_ref()
+        .filter(|current| current.started_at.is_some());
     let mut state = ContainerState::default();
     let mut before = own.ends.first();
     if let Some(current) = running {
@@ -198,12 +248,17 @@ fn container_status(container: &Container, record: &PodRecord, absent: &str) -> 
     }
     let wanted = container.image.clone().unwrap_or_default();
     let (id, image, image_id) = match (running, own.last_end()) {
-        (Some(current), _) => (Some(&current.id), current.image.clone(), current.image_id.clone()),
+        (Some(current), _) => (
+            Some(&current.id),
+            current.image.clone(),
+            current.image_id.clone(),
+        ),
         (None, Some(end)) => (Some(&end.id), end.image.clone(), end.image_id.clone()),
         (None, None) => (None, wanted, String::new()),
     };
     let finished = own.last_end().is_some_and(|end| end.exit_code == 0) && !is_sidecar(container);
-    let is_plain_init = absent == "PodInitializing" && own.waiting.is_none() && running.is_none() && finished;
+    let is_plain_init =
+        absent == "PodInitializing" && own.waiting.is_none() && running.is_none() && finished;
     ContainerStatus {
         container_id: id.map(|id| format!("portolan://{id}")),
         image,
@@ -250,7 +305,9 @@ const OURS: [&str; 5] = [
 ];
 
 fn conditions(pod: &Pod, record: &PodRecord, phase: &str, now: Timestamp) -> Vec<PodCondition> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
     let initialized = initialized(spec, record);
     let ready = containers_ready(spec, record, phase);
     let incomplete: Vec<&str> = spec
@@ -264,16 +321,33 @@ fn conditions(pod: &Pod, record: &PodRecord, phase: &str, now: Timestamp) -> Vec
         verdict(OURS[0], record.sandbox),
         Verdict {
             reason: (!initialized).then_some("ContainersNotInitialized"),
-            message: (!initialized).then(|| format!("containers with incomplete status: [{}]", incomplete.join(" "))),
+            message: (!initialized).then(|| {
+                format!(
+                    "containers with incomplete status: [{}]",
+                    incomplete.join(" ")
+                )
+            }),
             ..verdict(OURS[1], initialized)
         },
-        Verdict { kind: OURS[2], ..containers_ready(spec, record, phase) },
+        Verdict {
+            kind: OURS[2],
+            ..containers_ready(spec, record, phase)
+        },
         ready,
         verdict(OURS[4], true),
     ];
-    let known = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let foreign = known.into_iter().flatten().filter(|condition| !OURS.contains(&condition.type_.as_str()));
-    let mut all: Vec<PodCondition> = verdicts.into_iter().map(|verdict| dated(verdict, pod, record, now)).collect();
+    let known = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let foreign = known
+        .into_iter()
+        .flatten()
+        .filter(|condition| !OURS.contains(&condition.type_.as_str()));
+    let mut all: Vec<PodCondition> = verdicts
+        .into_iter()
+        .map(|verdict| dated(verdict, pod, record, now))
+        .collect();
     all.extend(foreign.cloned());
     all
 }
@@ -288,7 +362,11 @@ fn verdict(kind: &'static str, holds: bool) -> Verdict {
 }
 
 fn containers_ready(spec: &PodSpec, record: &PodRecord, phase: &str) -> Verdict {
-    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| is_sidecar(container));
     let unready: Vec<&str> = sidecars
         .chain(&spec.containers)
         .filter(|container| {
@@ -303,7 +381,10 @@ fn containers_ready(spec: &PodSpec, record: &PodRecord, phase: &str) -> Verdict 
         "Failed" => (Some("PodFailed"), None),
         _ if !unready.is_empty() => (
             Some("ContainersNotReady"),
-            Some(format!("containers with unready status: [{}]", unready.join(" "))),
+            Some(format!(
+                "containers with unready status: [{}]",
+                unready.join(" ")
+            )),
         ),
         _ => (None, None),
     };
@@ -318,9 +399,17 @@ fn containers_ready(spec: &PodSpec, record: &PodRecord, phase: &str) -> Verdict 
 /// A condition keeps its transition time for as long as its status does.
 fn dated(verdict: Verdict, pod: &Pod, record: &PodRecord, now: Timestamp) -> PodCondition {
     let status = if verdict.holds { "True" } else { "False" };
-    let told = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let same = |condition: &&PodCondition| condition.type_ == verdict.kind && condition.status == status;
-    let before = record.conditions.iter().find(same).or_else(|| told.into_iter().flatten().find(same));
+    let told = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let same =
+        |condition: &&PodCondition| condition.type_ == verdict.kind && condition.status == status;
+    let before = record
+        .conditions
+        .iter()
+        .find(same)
+        .or_else(|| told.into_iter().flatten().find(same));
     let since = before.and_then(|condition| condition.last_transition_time.clone());
     PodCondition {
         last_transition_time: Some(since.unwrap_or(Time(now))),

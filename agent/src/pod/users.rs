@@ -25,7 +25,9 @@ pub enum UserError {
     #[error("unable to find group {0}: no matching entries in group file")]
     UnknownGroup(String),
     /// runAsNonRoot, and the image runs as root.
-    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})"
+    )]
     Root {
         /// name_namespace(uid).
         pod: String,
@@ -44,25 +46,47 @@ pub enum UserError {
 }
 
 /// A container's user and home, in the image that is mounted at `root`.
-pub fn resolve(pod: &Pod, container: &Container, image_user: &str, root: &Path) -> Result<(User, String), UserError> {
+pub fn resolve(
+    pod: &Pod,
+    container: &Container,
+    image_user: &str,
+    root: &Path,
+) -> Result<(User, String), UserError> {
     let own = container.security_context.as_ref();
-    let shared = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let shared = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
     let passwd = read(root, "etc/passwd")?;
     let group = read(root, "etc/group")?;
-    let wanted_user = own.and_then(|own| own.run_as_user).or(shared.and_then(|shared| shared.run_as_user));
-    let wanted_group = own.and_then(|own| own.run_as_group).or(shared.and_then(|shared| shared.run_as_group));
+    let wanted_user = own
+        .and_then(|own| own.run_as_user)
+        .or(shared.and_then(|shared| shared.run_as_user));
+    let wanted_group = own
+        .and_then(|own| own.run_as_group)
+        .or(shared.and_then(|shared| shared.run_as_group));
     let user_part = wanted_user.map_or_else(|| image_user.to_owned(), |uid| uid.to_string());
     let mut found = lookup(&user_part, &passwd, &group)?;
     if let Some(gid) = wanted_group.and_then(|gid| u32::try_from(gid).ok()) {
         found.user.gid = gid;
     }
     let extra = shared.into_iter().flat_map(|shared| {
-        shared.supplemental_groups.iter().flatten().chain(shared.fs_group.as_ref()).copied()
+        shared
+            .supplemental_groups
+            .iter()
+            .flatten()
+            .chain(shared.fs_group.as_ref())
+            .copied()
     });
-    found.user.groups.extend(extra.filter_map(|gid| u32::try_from(gid).ok()));
+    found
+        .user
+        .groups
+        .extend(extra.filter_map(|gid| u32::try_from(gid).ok()));
     found.user.groups.sort_unstable();
     found.user.groups.dedup();
-    let non_root = own.and_then(|own| own.run_as_non_root).or(shared.and_then(|shared| shared.run_as_non_root));
+    let non_root = own
+        .and_then(|own| own.run_as_non_root)
+        .or(shared.and_then(|shared| shared.run_as_non_root));
     if non_root == Some(true) && found.user.uid == 0 {
         return Err(UserError::Root {
             pod: super::full_name(pod),
@@ -79,7 +103,9 @@ struct Found {
 
 /// "", "user", "1000", "user:group", "1000:1000".
 fn lookup(text: &str, passwd: &str, group: &str) -> Result<Found, UserError> {
-    let (name, group_name) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let (name, group_name) = text
+        .split_once(':')
+        .map_or((text, None), |(user, group)| (user, Some(group)));
     let name = if name.is_empty() { "0" } else { name };
     let number = name.parse::<u32>().ok();
     let entry = passwd.lines().map(fields).find(|fields| {
@@ -91,24 +117,44 @@ fn lookup(text: &str, passwd: &str, group: &str) -> Result<Found, UserError> {
     };
     let uid = uid.ok_or_else(|| UserError::UnknownUser(name.to_owned()))?;
     let gid = match group_name {
-        None => entry.as_ref().and_then(|fields| field(fields, 3)).unwrap_or(0),
+        None => entry
+            .as_ref()
+            .and_then(|fields| field(fields, 3))
+            .unwrap_or(0),
         Some(wanted) => {
-            let entry = group.lines().map(fields).find(|fields| fields.first() == Some(&wanted));
-            let gid = entry.and_then(|fields| field(&fields, 2)).or_else(|| wanted.parse().ok());
+            let entry = group
+                .lines()
+                .map(fields)
+                .find(|fields| fields.first() == Some(&wanted));
+            let gid = entry
+                .and_then(|fields| field(&fields, 2))
+                .or_else(|| wanted.parse().ok());
             gid.ok_or_else(|| UserError::UnknownGroup(wanted.to_owned()))?
         }
     };
     let own_name = entry.as_ref().and_then(|fields| fields.first().copied());
     let member = |fields: &Vec<&str>| {
-        own_name.is_some_and(|name| fields.get(3).is_some_and(|members| members.split(',').any(|one| one == name)))
+        own_name.is_some_and(|name| {
+            fields
+                .get(3)
+                .is_some_and(|members| members.split(',').any(|one| one == name))
+        })
     };
     // Naming a group names all of them, as in other runtimes.
     let groups = if group_name.is_some() {
         Vec::new()
     } else {
-        group.lines().map(fields).filter(member).filter_map(|fields| field(&fields, 2)).collect()
+        group
+            .lines()
+            .map(fields)
+            .filter(member)
+            .filter_map(|fields| field(&fields, 2))
+            .collect()
     };
-    let home = entry.as_ref().and_then(|fields| fields.get(5)).filter(|home| !home.is_empty());
+    let home = entry
+        .as_ref()
+        .and_then(|fields| fields.get(5))
+        .filter(|home| !home.is_empty());
     Ok(Found {
         user: User { uid, gid, groups },
         home: home.map_or("/", |home| home).to_owned(),
@@ -167,7 +213,11 @@ mod tests {
 
     #[test]
     fn unknown_users_are_named() {
-        assert!(matches!(lookup("nobody", PASSWD, GROUP), Err(UserError::UnknownUser(name)) if name == "nobody"));
-        assert!(matches!(lookup("web:none", PASSWD, GROUP), Err(UserError::UnknownGroup(name)) if name == "none"));
+        assert!(
+            matches!(lookup("nobody", PASSWD, GROUP), Err(UserError::UnknownUser(name)) if name == "nobody")
+        );
+        assert!(
+            matches!(lookup("web:none", PASSWD, GROUP), Err(UserError::UnknownGroup(name)) if name == "none")
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeMount,
+};
 
 use super::{
     EnvironmentError, ReferenceError, References,
@@ -56,9 +58,17 @@ pub enum VolumeError {
 type Files = BTreeMap<PathBuf, (Vec<u8>, u32)>;
 
 /// Makes a pod's volumes, or brings them up to date.
-pub async fn prepare(dir: &PodDir, facts: Facts<'_>, references: &dyn References) -> Result<(), VolumeError> {
+pub async fn prepare(
+    dir: &PodDir,
+    facts: Facts<'_>,
+    references: &dyn References,
+) -> Result<(), VolumeError> {
     let spec = facts.pod.spec.as_ref();
-    for volume in spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten() {
+    for volume in spec
+        .and_then(|spec| spec.volumes.as_ref())
+        .into_iter()
+        .flatten()
+    {
         let place = dir.volume(&volume.name);
         let fail = |source| VolumeError::Io {
             volume: volume.name.clone(),
@@ -82,12 +92,24 @@ pub async fn prepare(dir: &PodDir, facts: Facts<'_>, references: &dyn References
 /// Whether a pod has volumes whose content may change while it runs.
 pub fn are_live(pod: &Pod) -> bool {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    volumes.into_iter().flatten().any(|volume| volume.empty_dir.is_none() && volume.host_path.is_none())
+    volumes
+        .into_iter()
+        .flatten()
+        .any(|volume| volume.empty_dir.is_none() && volume.host_path.is_none())
 }
 
 /// Where a container sees the pod's volumes.
-pub fn mounts(dir: &PodDir, pod: &Pod, container: &Container, env: &[String]) -> Result<Vec<Mount>, VolumeError> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+pub fn mounts(
+    dir: &PodDir,
+    pod: &Pod,
+    container: &Container,
+    env: &[String],
+) -> Result<Vec<Mount>, VolumeError> {
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
     let known: BTreeMap<String, String> = env
         .iter()
         .filter_map(|variable| variable.split_once('='))
@@ -99,7 +121,10 @@ pub fn mounts(dir: &PodDir, pod: &Pod, container: &Container, env: &[String]) ->
             volume: wanted.name.clone(),
             reason: "the pod has no such volume".into(),
         };
-        let volume = volumes.iter().find(|volume| volume.name == wanted.name).ok_or_else(unknown)?;
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.name == wanted.name)
+            .ok_or_else(unknown)?;
         all.push(one_mount(dir, volume, wanted, &known)?);
     }
     Ok(all)
@@ -119,8 +144,15 @@ fn one_mount(
         Some(host) => PathBuf::from(&host.path),
         None => dir.volume(&volume.name),
     };
-    let expression = wanted.sub_path_expr.as_ref().map(|text| expand(text, known));
-    if let Some(inner) = expression.as_ref().or(wanted.sub_path.as_ref()).filter(|inner| !inner.is_empty()) {
+    let expression = wanted
+        .sub_path_expr
+        .as_ref()
+        .map(|text| expand(text, known));
+    if let Some(inner) = expression
+        .as_ref()
+        .or(wanted.sub_path.as_ref())
+        .filter(|inner| !inner.is_empty())
+    {
         let path = relative(inner).ok_or_else(|| VolumeError::Content {
             volume: volume.name.clone(),
             reason: format!("subPath \"{inner}\" must stay inside of the volume"),
@@ -130,7 +162,10 @@ fn one_mount(
             fs::create_dir_all(&place).map_err(fail)?;
         }
         // A container may have put a link there; what it points to must be in the volume as well.
-        let (real, root) = (place.canonicalize().map_err(fail)?, source.canonicalize().map_err(fail)?);
+        let (real, root) = (
+            place.canonicalize().map_err(fail)?,
+            source.canonicalize().map_err(fail)?,
+        );
         if !real.starts_with(&root) {
             return Err(VolumeError::Content {
                 volume: volume.name.clone(),
@@ -160,13 +195,21 @@ fn group(pod: &Pod) -> Option<u32> {
 }
 
 fn empty_dir(volume: &Volume, pod: &Pod, place: &Path) -> io::Result<()> {
-    let Some(source) = &volume.empty_dir else { return Ok(()) };
-    if place.is_dir() && (source.medium.as_deref() != Some("Memory") || mount::is_mount_point(place)?) {
+    let Some(source) = &volume.empty_dir else {
+        return Ok(());
+    };
+    if place.is_dir()
+        && (source.medium.as_deref() != Some("Memory") || mount::is_mount_point(place)?)
+    {
         return Ok(());
     }
     fs::create_dir_all(place)?;
     if source.medium.as_deref() == Some("Memory") {
-        let size = source.size_limit.as_ref().and_then(quantity::units).filter(|&size| size > 0);
+        let size = source
+            .size_limit
+            .as_ref()
+            .and_then(quantity::units)
+            .filter(|&size| size > 0);
         mount::mount_memory(place, size.map(|size| size.to_string()).as_deref(), "0777")?;
     }
     let mut mode = 0o777;
@@ -181,7 +224,9 @@ fn empty_dir(volume: &Volume, pod: &Pod, place: &Path) -> io::Result<()> {
 /// Checks, or makes, what the type of a hostPath volume asks for.
 fn host_path(volume: &Volume) -> Result<(), String> {
     use std::os::unix::fs::FileTypeExt as _;
-    let Some(source) = &volume.host_path else { return Ok(()) };
+    let Some(source) = &volume.host_path else {
+        return Ok(());
+    };
     let path = Path::new(&source.path);
     let kind = source.type_.as_deref().unwrap_or_default();
     let made = match kind {
@@ -207,31 +252,75 @@ fn host_path(volume: &Volume) -> Result<(), String> {
     if holds {
         Ok(())
     } else {
-        Err(format!("hostPath type check failed: {} is not a {name}", source.path))
+        Err(format!(
+            "hostPath type check failed: {} is not a {name}",
+            source.path
+        ))
     }
 }
 
-async fn content(volume: &Volume, facts: Facts<'_>, references: &dyn References) -> Result<Files, VolumeError> {
+async fn content(
+    volume: &Volume,
+    facts: Facts<'_>,
+    references: &dyn References,
+) -> Result<Files, VolumeError> {
     let mut files = Files::new();
     let name = &volume.name;
     if let Some(source) = &volume.config_map {
-        let data = read_config_map(name, &source.name, source.optional, facts.pod, references).await?;
-        select(name, data, source.items.as_deref(), source.default_mode, source.optional, &mut files)?;
+        let data =
+            read_config_map(name, &source.name, source.optional, facts.pod, references).await?;
+        select(
+            name,
+            data,
+            source.items.as_deref(),
+            source.default_mode,
+            source.optional,
+            &mut files,
+        )?;
     } else if let Some(source) = &volume.secret {
         let secret = source.secret_name.as_deref().unwrap_or_default();
         let data = read_secret(name, secret, source.optional, facts.pod, references).await?;
-        select(name, data, source.items.as_deref(), source.default_mode, source.optional, &mut files)?;
+        select(
+            name,
+            data,
+            source.items.as_deref(),
+            source.default_mode,
+            source.optional,
+            &mut files,
+        )?;
     } else if let Some(source) = &volume.downward_api {
-        downward(name, source.items.as_deref(), source.default_mode, facts, &mut files)?;
+        downward(
+            name,
+            source.items.as_deref(),
+            source.default_mode,
+            facts,
+            &mut files,
+        )?;
     } else if let Some(projected) = &volume.projected {
         let mode = projected.default_mode;
         for source in projected.sources.iter().flatten() {
             if let Some(map) = &source.config_map {
-                let data = read_config_map(name, &map.name, map.optional, facts.pod, references).await?;
-                select(name, data, map.items.as_deref(), mode, map.optional, &mut files)?;
+                let data =
+                    read_config_map(name, &map.name, map.optional, facts.pod, references).await?;
+                select(
+                    name,
+                    data,
+                    map.items.as_deref(),
+                    mode,
+                    map.optional,
+                    &mut files,
+                )?;
             } else if let Some(secret) = &source.secret {
-                let data = read_secret(name, &secret.name, secret.optional, facts.pod, references).await?;
-                select(name, data, secret.items.as_deref(), mode, secret.optional, &mut files)?;
+                let data =
+                    read_secret(name, &secret.name, secret.optional, facts.pod, references).await?;
+                select(
+                    name,
+                    data,
+                    secret.items.as_deref(),
+                    mode,
+                    secret.optional,
+                    &mut files,
+                )?;
             } else if let Some(own) = &source.downward_api {
                 downward(name, own.items.as_deref(), mode, facts, &mut files)?;
             } else {
@@ -255,8 +344,16 @@ async fn read_config_map(
 ) -> Result<Data, VolumeError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let found = references.config_map(namespace, name).await.map(|map| {
-        let text = map.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
-        let binary = map.binary_data.into_iter().flatten().map(|(key, value)| (key, value.0));
+        let text = map
+            .data
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key, value.into_bytes()));
+        let binary = map
+            .binary_data
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key, value.0));
         text.chain(binary).collect()
     });
     unless_optional(volume, found, optional)
@@ -271,7 +368,14 @@ async fn read_secret(
 ) -> Result<Data, VolumeError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let found = references.secret(namespace, name).await;
-    let found = found.map(|secret| secret.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect());
+    let found = found.map(|secret| {
+        secret
+            .data
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key, value.0))
+            .collect()
+    });
     unless_optional(volume, found, optional)
 }
 
@@ -299,13 +403,19 @@ fn select(
     files: &mut Files,
 ) -> Result<(), VolumeError> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        files.extend(data.into_iter().map(|(key, value)| (PathBuf::from(key), (value, mode(None, default_mode)))));
+        files.extend(
+            data.into_iter()
+                .map(|(key, value)| (PathBuf::from(key), (value, mode(None, default_mode)))),
+        );
         return Ok(());
     };
     for item in items {
         match data.remove(&item.key) {
             Some(value) => {
-                files.insert(file_path(volume, &item.path)?, (value, mode(item.mode, default_mode)));
+                files.insert(
+                    file_path(volume, &item.path)?,
+                    (value, mode(item.mode, default_mode)),
+                );
             }
             None if optional.unwrap_or(false) => {}
             None => {
@@ -331,7 +441,12 @@ fn downward(
             volume: volume.to_owned(),
             reason: error.to_string(),
         };
-        let value = environment_field(item.field_ref.as_ref(), item.resource_field_ref.as_ref(), facts).map_err(fail)?;
+        let value = environment_field(
+            item.field_ref.as_ref(),
+            item.resource_field_ref.as_ref(),
+            facts,
+        )
+        .map_err(fail)?;
         let path = file_path(volume, &item.path)?;
         files.insert(path, (value.into_bytes(), mode(item.mode, default_mode)));
     }
@@ -339,7 +454,10 @@ fn downward(
 }
 
 fn mode(own: Option<i32>, default: Option<i32>) -> u32 {
-    own.or(default).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644) & 0o777
+    own.or(default)
+        .and_then(|mode| u32::try_from(mode).ok())
+        .unwrap_or(0o644)
+        & 0o777
 }
 
 fn file_path(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
@@ -352,7 +470,9 @@ fn file_path(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
 /// A path that goes down only.
 fn relative(path: &str) -> Option<PathBuf> {
     let path = Path::new(path);
-    let down = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let down = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     (down && path.components().next().is_some()).then(|| path.to_owned())
 }
 
@@ -391,8 +511,13 @@ fn publish(place: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
 
 /// Every first name of a path becomes a link through ..data; links whose file is gone go too.
 fn show(place: &Path, files: &Files) -> io::Result<()> {
-    let first = |path: &Path| path.components().next().map(|part| part.as_os_str().to_owned());
-    let wanted: std::collections::BTreeSet<_> = files.keys().filter_map(|path| first(path)).collect();
+    let first = |path: &Path| {
+        path.components()
+            .next()
+            .map(|part| part.as_os_str().to_owned())
+    };
+    let wanted: std::collections::BTreeSet<_> =
+        files.keys().filter_map(|path| first(path)).collect();
     for name in &wanted {
         match symlink(Path::new("..data").join(name), place.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -411,9 +536,14 @@ fn show(place: &Path, files: &Files) -> io::Result<()> {
 
 fn is_same(old: &Path, files: &Files) -> bool {
     let count = |folder: &Path| fs::read_dir(folder).map(Iterator::count).unwrap_or(0);
-    let firsts: std::collections::BTreeSet<_> = files.keys().filter_map(|path| path.components().next()).collect();
+    let firsts: std::collections::BTreeSet<_> = files
+        .keys()
+        .filter_map(|path| path.components().next())
+        .collect();
     count(old) == firsts.len()
-        && files.iter().all(|(path, (content, _))| fs::read(old.join(path)).is_ok_and(|found| found == *content))
+        && files.iter().all(|(path, (content, _))| {
+            fs::read(old.join(path)).is_ok_and(|found| found == *content)
+        })
 }
 
 #[cfg(test)]
@@ -421,7 +551,9 @@ mod tests {
     use super::*;
 
     fn files(all: &[(&str, &str)]) -> Files {
-        all.iter().map(|(path, text)| (PathBuf::from(path), (text.as_bytes().to_vec(), 0o644))).collect()
+        all.iter()
+            .map(|(path, text)| (PathBuf::from(path), (text.as_bytes().to_vec(), 0o644)))
+            .collect()
     }
 
     #[test]

@@ -123,11 +123,18 @@ enum Next {
 
 impl Worker {
     /// For a pod that may have a past on disk.
-    pub fn new(node: Arc<Node>, pod: Arc<Pod>, snapshot: Arc<Mutex<PodSnapshot>>) -> io::Result<(Worker, mpsc::UnboundedSender<Wake>)> {
+    pub fn new(
+        node: Arc<Node>,
+        pod: Arc<Pod>,
+        snapshot: Arc<Mutex<PodSnapshot>>,
+    ) -> io::Result<(Worker, mpsc::UnboundedSender<Wake>)> {
         let me = super::pod_ref(&pod);
         let dir = node.pod_dir(&me.uid);
         std::fs::create_dir_all(dir.root())?;
-        let record = dir.record().read()?.unwrap_or_else(|| PodRecord::new(Timestamp::now()));
+        let record = dir
+            .record()
+            .read()?
+            .unwrap_or_else(|| PodRecord::new(Timestamp::now()));
         dir.object().write(&pod)?;
         let (own, inbox) = mpsc::unbounded_channel();
         let worker = Worker {
@@ -162,7 +169,9 @@ impl Worker {
             self.save();
             while self.clearing.try_join_next().is_some() {}
             let now = Timestamp::now();
-            let sleep = until.map(|until| std::time::Duration::try_from(until.duration_since(now)).unwrap_or_default());
+            let sleep = until.map(|until| {
+                std::time::Duration::try_from(until.duration_since(now)).unwrap_or_default()
+            });
             let wake = tokio::select! {
                 wake = self.inbox.recv() => wake,
                 () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => continue,
@@ -179,9 +188,23 @@ impl Worker {
         match wake {
             Wake::Apply(pod) => self.apply(pod),
             Wake::Remove => self.removed = true,
-            Wake::Ended { container, id, exit } => self.ended(&container, &id, exit),
-            Wake::Pulled { container, result, millis } => self.pull_ended(&container, result, millis),
-            Wake::Probed { container, id, kind, verdict, decided } => {
+            Wake::Ended {
+                container,
+                id,
+                exit,
+            } => self.ended(&container, &id, exit),
+            Wake::Pulled {
+                container,
+                result,
+                millis,
+            } => self.pull_ended(&container, result, millis),
+            Wake::Probed {
+                container,
+                id,
+                kind,
+                verdict,
+                decided,
+            } => {
                 self.probed(&container, &id, kind, verdict, decided);
             }
         }
@@ -193,9 +216,10 @@ impl Worker {
         }
         // What the API shows of a pod that others have touched is written again.
         let theirs = pod.status.as_ref();
-        let differs = self.published.as_ref().is_some_and(|ours| {
-            theirs.is_none_or(|theirs| !status::is_shown(ours, theirs))
-        });
+        let differs = self
+            .published
+            .as_ref()
+            .is_some_and(|ours| theirs.is_none_or(|theirs| !status::is_shown(ours, theirs)));
         self.pod = pod;
         if differs {
             self.published = None;
@@ -221,7 +245,8 @@ impl Worker {
             return Next::Sleep(earlier(next, Some(at)));
         }
         if let Err(message) = self.share().await {
-            self.node.event(&self.me, EventSeverity::Warning, message.0, message.1);
+            self.node
+                .event(&self.me, EventSeverity::Warning, message.0, message.1);
             let at = now.checked_add(RETRY).ok();
             if let Some(at) = at {
                 self.retries.insert(String::new(), at);
@@ -249,7 +274,12 @@ impl Worker {
 
     /// Makes what containers share. The error is an event: reason and message.
     async fn share(&mut self) -> Result<(), (&'static str, String)> {
-        let failed = |message: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        let failed = |message: String| {
+            (
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {message}"),
+            )
+        };
         let is_host = self.pod.spec.as_ref().is_some_and(status::is_host_network);
         if !self.attached && !is_host {
             let network = self.node.network.attach(&self.me.uid).await;
@@ -265,7 +295,8 @@ impl Worker {
         let now = Timestamp::now();
         if !self.record.sandbox || self.refresh_at.is_some_and(|at| at <= now) {
             let addresses = self.addresses();
-            let prepared = volumes::prepare(&self.dir, self.facts(&addresses), &*self.node.references).await;
+            let prepared =
+                volumes::prepare(&self.dir, self.facts(&addresses), &*self.node.references).await;
             prepared.map_err(|error| ("FailedMount", super::chain(&error)))?;
             self.refresh_at = None;
         }
@@ -281,7 +312,11 @@ impl Worker {
         if !self.record.sandbox {
             return Ok(());
         }
-        self.node.network.detach(&self.me.uid).await.map_err(io::Error::other)?;
+        self.node
+            .network
+            .detach(&self.me.uid)
+            .await
+            .map_err(io::Error::other)?;
         let dir = self.dir.clone();
         super::node::blocking(move || sandbox::release(&dir)).await?;
         self.record.sandbox = false;
@@ -294,9 +329,13 @@ impl Worker {
         let since = *self.record.ending_since.get_or_insert(now);
         let spec = self.pod.spec.as_ref();
         let grace = self.pod.metadata.deletion_grace_period_seconds;
-        let grace = grace.or(spec.and_then(|spec| spec.termination_grace_period_seconds)).unwrap_or(30);
+        let grace = grace
+            .or(spec.and_then(|spec| spec.termination_grace_period_seconds))
+            .unwrap_or(30);
         let grace = if self.removed { 0 } else { grace.max(0) };
-        let deadline = since.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+        let deadline = since
+            .checked_add(SignedDuration::from_secs(grace))
+            .unwrap_or(Timestamp::MAX);
         self.stop_all(now, deadline);
         if !self.live.is_empty() {
             let look_again = now.checked_add(RETRY).unwrap_or(deadline);
@@ -304,19 +343,30 @@ impl Worker {
         }
         while self.clearing.join_next().await.is_some() {}
         if let Err(error) = self.remove_all().await {
-            self.node.event(&self.me, EventSeverity::Warning, "FailedKillPod", format!("error killing pod: {error}"));
+            self.node.event(
+                &self.me,
+                EventSeverity::Warning,
+                "FailedKillPod",
+                format!("error killing pod: {error}"),
+            );
             return Next::Sleep(now.checked_add(RETRY).ok());
         }
         self.record.sandbox = false;
         if self.pod.metadata.deletion_timestamp.is_some() && !self.removed {
             self.publish();
-            self.node.outbox.put(PodReport::Terminated { pod: self.me.clone() });
+            self.node.outbox.put(PodReport::Terminated {
+                pod: self.me.clone(),
+            });
         }
         Next::Leave
     }
 
     async fn remove_all(&self) -> io::Result<()> {
-        self.node.network.detach(&self.me.uid).await.map_err(io::Error::other)?;
+        self.node
+            .network
+            .detach(&self.me.uid)
+            .await
+            .map_err(io::Error::other)?;
         let (dir, cgroup) = (self.dir.clone(), self.node.pod_cgroup(&self.me.uid));
         super::node::blocking(move || {
             crate::runtime::cgroup::remove(&cgroup)?;
@@ -353,7 +403,11 @@ impl Worker {
 
     /// Clears a container's files away, beside the worker.
     pub(super) fn clear(&mut self, id: &str) {
-        let (node, uid, bundle) = (Arc::clone(&self.node), self.me.uid.clone(), self.dir.bundle(id));
+        let (node, uid, bundle) = (
+            Arc::clone(&self.node),
+            self.me.uid.clone(),
+            self.dir.bundle(id),
+        );
         self.clearing.spawn_blocking(move || {
             if let Err(error) = node.clear_container(&uid, &bundle) {
                 // Tried again when the pod goes, and when the agent starts.
@@ -368,7 +422,9 @@ impl Worker {
         }
         match self.dir.record().write(&self.record) {
             Ok(()) => self.saved = Some(self.record.clone()),
-            Err(error) => tracing::error!(pod = self.me.name, %error, "cannot remember the pod's state"),
+            Err(error) => {
+                tracing::error!(pod = self.me.name, %error, "cannot remember the pod's state")
+            }
         }
     }
 
@@ -400,11 +456,18 @@ impl Worker {
             namespace: self.me.namespace.clone(),
             name: self.me.name.clone(),
             uid: self.me.uid.clone(),
-            netns: self.record.network.as_ref().map(|network| network.netns.clone()),
+            netns: self
+                .record
+                .network
+                .as_ref()
+                .map(|network| network.netns.clone()),
             addresses,
             containers: running.collect(),
         };
-        *self.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
+        *self
+            .snapshot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
         if self.published.as_ref() != Some(&status) {
             self.published = Some(status.clone());
             self.node.outbox.put(PodReport::Status {

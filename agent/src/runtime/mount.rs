@@ -25,7 +25,10 @@ pub fn mount_root(layers: &[PathBuf], bundle: &Bundle) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     // What a container's root is like when the image does not say.
-    fs::set_permissions(bundle.upper(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::set_permissions(
+        bundle.upper(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
     let mut lower = String::new();
     for layer in layers.iter().rev() {
         if !lower.is_empty() {
@@ -46,14 +49,25 @@ pub fn mount_root(layers: &[PathBuf], bundle: &Bundle) -> io::Result<()> {
         )));
     }
     let target = bundle.rootfs();
-    mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    mount(
+        Some("overlay"),
+        &target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )?;
     Ok(())
 }
 
 /// The overlay file system splits its options at commas and colons.
 fn escaped(path: &Path) -> io::Result<String> {
-    let text = path.to_str().ok_or_else(|| io::Error::other("the state directory's name is not UTF-8"))?;
-    Ok(text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,"))
+    let text = path
+        .to_str()
+        .ok_or_else(|| io::Error::other("the state directory's name is not UTF-8"))?;
+    Ok(text
+        .replace('\\', "\\\\")
+        .replace(':', "\\:")
+        .replace(',', "\\,"))
 }
 
 /// Mounts memory as a folder. `size` as tmpfs(5) takes it: "64m"; `None` is the kernel's default.
@@ -62,7 +76,13 @@ pub fn mount_memory(target: &Path, size: Option<&str>, mode: &str) -> io::Result
     let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
     let options = format!("mode={mode}{size}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options.as_str()))?;
+    mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )?;
     Ok(())
 }
 
@@ -82,18 +102,28 @@ pub fn keep_namespaces(hostname: &str, ipc: &Path, uts: &Path) -> io::Result<()>
     }
     let (hostname, ipc, uts) = (hostname.to_owned(), ipc.to_owned(), uts.to_owned());
     // A thread of its own ends in the new namespaces; the agent stays in the old.
-    let worker = thread::Builder::new().name("namespaces".into()).spawn(move || {
-        unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;
-        nix::unistd::sethostname(&hostname)?;
-        for (kind, file) in [("ipc", &ipc), ("uts", &uts)] {
-            let own = Path::new("/proc/thread-self/ns").join(kind);
-            mount(Some(&own), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        }
-        Ok::<(), Errno>(())
-    })?;
+    let worker = thread::Builder::new()
+        .name("namespaces".into())
+        .spawn(move || {
+            unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;
+            nix::unistd::sethostname(&hostname)?;
+            for (kind, file) in [("ipc", &ipc), ("uts", &uts)] {
+                let own = Path::new("/proc/thread-self/ns").join(kind);
+                mount(
+                    Some(&own),
+                    file,
+                    None::<&str>,
+                    MsFlags::MS_BIND,
+                    None::<&str>,
+                )?;
+            }
+            Ok::<(), Errno>(())
+        })?;
     match worker.join() {
         Ok(result) => Ok(result?),
-        Err(_) => Err(io::Error::other("the thread that makes namespaces panicked")),
+        Err(_) => Err(io::Error::other(
+            "the thread that makes namespaces panicked",
+        )),
     }
 }
 
@@ -126,14 +156,26 @@ fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
         result => result?,
     };
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(unescaped);
-    Ok(targets.filter(|target| target.starts_with(&folder)).collect())
+    let targets = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(unescaped);
+    Ok(targets
+        .filter(|target| target.starts_with(&folder))
+        .collect())
 }
 
 /// /proc/self/mounts writes blanks as octal numbers.
 fn unescaped(target: &str) -> PathBuf {
-    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    PathBuf::from(plain.iter().fold(target.to_owned(), |text, (code, plain)| text.replace(code, plain)))
+    let plain = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    PathBuf::from(plain.iter().fold(target.to_owned(), |text, (code, plain)| {
+        text.replace(code, plain)
+    }))
 }
 
 #[cfg(test)]

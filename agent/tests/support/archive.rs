@@ -17,15 +17,28 @@ pub struct Item {
 
 impl Item {
     pub fn file(path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Item {
-        Item { path: path.into(), kind: EntryType::Regular, mode, content: content.into(), link: String::new() }
+        Item {
+            path: path.into(),
+            kind: EntryType::Regular,
+            mode,
+            content: content.into(),
+            link: String::new(),
+        }
     }
 
     pub fn folder(path: &str, mode: u32) -> Item {
-        Item { kind: EntryType::Directory, ..Item::file(path, mode, "") }
+        Item {
+            kind: EntryType::Directory,
+            ..Item::file(path, mode, "")
+        }
     }
 
     pub fn link(path: &str, kind: EntryType, target: &str) -> Item {
-        Item { kind, link: target.into(), ..Item::file(path, 0o777, "") }
+        Item {
+            kind,
+            link: target.into(),
+            ..Item::file(path, 0o777, "")
+        }
     }
 }
 
@@ -44,7 +57,9 @@ pub fn layer(items: &[Item]) -> Vec<u8> {
         raw.name[..item.path.len()].copy_from_slice(item.path.as_bytes());
         raw.linkname[..item.link.len()].copy_from_slice(item.link.as_bytes());
         header.set_cksum();
-        builder.append(&header, item.content.as_slice()).expect("memory");
+        builder
+            .append(&header, item.content.as_slice())
+            .expect("memory");
     }
     builder.into_inner().expect("memory")
 }
@@ -61,7 +76,8 @@ pub fn compress(tar: &[u8], how: Compression) -> Vec<u8> {
     match how {
         Compression::None => tar.to_vec(),
         Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(tar).expect("memory");
             encoder.finish().expect("memory")
         }
@@ -71,7 +87,10 @@ pub fn compress(tar: &[u8], how: Compression) -> Vec<u8> {
 
 /// An OCI layout in a tar. `config` is the part of the image's configuration of the same name.
 pub fn oci(path: &Path, layers: &[Vec<u8>], how: Compression, config: &Value) {
-    let mut files: Vec<(String, Vec<u8>)> = vec![("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
+    let mut files: Vec<(String, Vec<u8>)> = vec![(
+        "oci-layout".into(),
+        br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+    )];
     let mut blob = |content: Vec<u8>, kind: &str| {
         let digest = digest(&content);
         let descriptor = json!({ "mediaType": kind, "digest": digest, "size": content.len() });
@@ -84,16 +103,25 @@ pub fn oci(path: &Path, layers: &[Vec<u8>], how: Compression, config: &Value) {
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     };
-    let layers: Vec<Value> = layers.iter().map(|tar| blob(compress(tar, how), kind)).collect();
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|tar| blob(compress(tar, how), kind))
+        .collect();
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
-    let config = blob(config.to_string().into_bytes(), "application/vnd.oci.image.config.v1+json");
+    let config = blob(
+        config.to_string().into_bytes(),
+        "application/vnd.oci.image.config.v1+json",
+    );
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers,
     });
-    let manifest = blob(manifest.to_string().into_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    let manifest = blob(
+        manifest.to_string().into_bytes(),
+        "application/vnd.oci.image.manifest.v1+json",
+    );
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
     files.push(("index.json".into(), index.to_string().into_bytes()));
     let mut builder = Builder::new(File::create(path).expect("a file for the archive"));
@@ -101,7 +129,9 @@ pub fn oci(path: &Path, layers: &[Vec<u8>], how: Compression, config: &Value) {
         let mut header = Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(content.len() as u64);
-        builder.append_data(&mut header, name, content.as_slice()).expect("a written archive");
+        builder
+            .append_data(&mut header, name, content.as_slice())
+            .expect("a written archive");
     }
     builder.finish().expect("a written archive");
 }
@@ -114,22 +144,32 @@ pub fn busybox_layer() -> Vec<u8> {
         Item::folder("etc", 0o755),
         Item::folder("tmp", 0o1777),
         Item::file("bin/busybox", 0o755, program),
-        Item::file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n"),
+        Item::file(
+            "etc/passwd",
+            0o644,
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n",
+        ),
         Item::file("etc/group", 0o644, "root:x:0:\nweb:x:33:\n"),
         Item::file("etc/plain", 0o644, "not a program"),
     ];
     for name in [
-        "sh", "cat", "echo", "sleep", "true", "false", "id", "nc", "httpd", "wget", "ls", "grep", "head", "hostname",
-        "mount", "unshare", "dd", "kill", "ps", "touch", "env", "stat", "tail", "seq", "pwd", "chmod", "df", "trap",
-        "test", "printf", "mkdir", "rm", "readlink", "date", "cut", "wc", "yes",
+        "sh", "cat", "echo", "sleep", "true", "false", "id", "nc", "httpd", "wget", "ls", "grep",
+        "head", "hostname", "mount", "unshare", "dd", "kill", "ps", "touch", "env", "stat", "tail",
+        "seq", "pwd", "chmod", "df", "trap", "test", "printf", "mkdir", "rm", "readlink", "date",
+        "cut", "wc", "yes",
     ] {
-        items.push(Item::link(&format!("bin/{name}"), EntryType::Symlink, "busybox"));
+        items.push(Item::link(
+            &format!("bin/{name}"),
+            EntryType::Symlink,
+            "busybox",
+        ));
     }
     layer(&items)
 }
 
 /// An archive of busybox whose entry point prints its arguments.
 pub fn busybox(path: &Path) {
-    let config = json!({ "Entrypoint": ["echo"], "Cmd": ["from", "the", "image"], "Env": ["FROM=image"] });
+    let config =
+        json!({ "Entrypoint": ["echo"], "Cmd": ["from", "the", "image"], "Env": ["FROM=image"] });
     oci(path, &[busybox_layer()], Compression::Gzip, &config);
 }

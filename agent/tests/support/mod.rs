@@ -65,8 +65,15 @@ impl Node {
     /// Without images.
     pub async fn empty() -> Node {
         assert!(nix::unistd::geteuid().is_root(), "containers need root");
-        let state = tempfile::Builder::new().prefix("ptl-runtime-").tempdir().expect("a temporary folder");
-        let name = format!("ptl-runtime-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let state = tempfile::Builder::new()
+            .prefix("ptl-runtime-")
+            .tempdir()
+            .expect("a temporary folder");
+        let name = format!(
+            "ptl-runtime-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let config = Config {
             state_dir: state.path().to_owned(),
             cgroup_root: PathBuf::from(&name),
@@ -105,7 +112,12 @@ impl Node {
                     PodReport::Status { pod, status } => {
                         seen.statuses.insert(pod.uid, *status);
                     }
-                    PodReport::Event { pod, reason, message, .. } => {
+                    PodReport::Event {
+                        pod,
+                        reason,
+                        message,
+                        ..
+                    } => {
                         seen.events.push((pod.uid, reason.to_owned(), message));
                     }
                     PodReport::Terminated { pod } => seen.terminated.push(pod.uid),
@@ -156,7 +168,9 @@ impl Node {
     pub async fn phase(&self, uid: &str, phase: &str) -> PodStatus {
         let seen = self
             .until(phase, |seen| {
-                seen.statuses.get(uid).is_some_and(|status| status.phase.as_deref() == Some(phase))
+                seen.statuses
+                    .get(uid)
+                    .is_some_and(|status| status.phase.as_deref() == Some(phase))
             })
             .await;
         seen.statuses[uid].clone()
@@ -166,7 +180,9 @@ impl Node {
     pub async fn waiting(&self, uid: &str, reason: &str) -> ContainerStatus {
         let seen = self
             .until(reason, |seen| {
-                seen.statuses.get(uid).is_some_and(|status| waiting_reason(&first(status)).as_deref() == Some(reason))
+                seen.statuses
+                    .get(uid)
+                    .is_some_and(|status| waiting_reason(&first(status)).as_deref() == Some(reason))
             })
             .await;
         first(&seen.statuses[uid])
@@ -175,16 +191,25 @@ impl Node {
     /// Waits for an event that contains `text`.
     pub async fn event(&self, reason: &str, text: &str) {
         self.until(text, |seen| {
-            seen.events.iter().any(|(_, own, message)| own == reason && message.contains(text))
+            seen.events
+                .iter()
+                .any(|(_, own, message)| own == reason && message.contains(text))
         })
         .await;
     }
 
     /// A container's log, as far as it is written.
     pub fn log(&self, uid: &str, container: &str, restart: u32) -> String {
-        let path = self.config.logs_dir().join(format!("default_p-{uid}_{uid}")).join(container);
+        let path = self
+            .config
+            .logs_dir()
+            .join(format!("default_p-{uid}_{uid}"))
+            .join(container);
         let text = std::fs::read_to_string(path.join(format!("{restart}.log"))).unwrap_or_default();
-        text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|line| format!("{line}\n")).collect()
+        text.lines()
+            .filter_map(|line| line.splitn(4, ' ').nth(3))
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 
     /// Waits for a line in a container's log.
@@ -195,7 +220,10 @@ impl Node {
             if log.contains(text) {
                 return log;
             }
-            assert!(tokio::time::Instant::now() < deadline, "never logged: {text:?}; log: {log}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "never logged: {text:?}; log: {log}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -204,7 +232,9 @@ impl Node {
     pub fn bundles(&self, uid: &str) -> Vec<PathBuf> {
         let folder = self.config.pods_dir().join(uid).join("containers");
         let entries = std::fs::read_dir(folder).into_iter().flatten();
-        entries.map(|entry| entry.expect("an entry").path()).collect()
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
     }
 }
 
@@ -218,7 +248,9 @@ impl Drop for Node {
         if std::thread::panicking() {
             show_shim_logs(&self.config.pods_dir());
         }
-        if let Err(error) = portolan_agent::pod::teardown(&self.config.state_dir, &self.config.cgroup_root) {
+        if let Err(error) =
+            portolan_agent::pod::teardown(&self.config.state_dir, &self.config.cgroup_root)
+        {
             eprintln!("teardown: {error}");
         }
     }
@@ -226,8 +258,13 @@ impl Drop for Node {
 
 fn show_shim_logs(pods: &Path) {
     for pod in std::fs::read_dir(pods).into_iter().flatten().flatten() {
-        for container in std::fs::read_dir(pod.path().join("containers")).into_iter().flatten().flatten() {
-            let text = std::fs::read_to_string(container.path().join("shim.log")).unwrap_or_default();
+        for container in std::fs::read_dir(pod.path().join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let text =
+                std::fs::read_to_string(container.path().join("shim.log")).unwrap_or_default();
             eprintln!("--- {}\n{text}", container.path().display());
         }
     }
@@ -255,7 +292,12 @@ pub fn container(name: &str, text: &str) -> Value {
 
 /// The first container's status.
 pub fn first(status: &PodStatus) -> ContainerStatus {
-    status.container_statuses.as_ref().and_then(|all| all.first()).cloned().unwrap_or_default()
+    status
+        .container_statuses
+        .as_ref()
+        .and_then(|all| all.first())
+        .cloned()
+        .unwrap_or_default()
 }
 
 pub fn waiting_reason(status: &ContainerStatus) -> Option<String> {
@@ -265,7 +307,9 @@ pub fn waiting_reason(status: &ContainerStatus) -> Option<String> {
 /// Exit code and reason of a container that has ended.
 pub fn end(status: &ContainerStatus) -> (i32, String) {
     let state = status.state.clone().unwrap_or_default();
-    let end = state.terminated.unwrap_or_else(|| panic!("not ended: {status:#?}"));
+    let end = state
+        .terminated
+        .unwrap_or_else(|| panic!("not ended: {status:#?}"));
     (end.exit_code, end.reason.unwrap_or_default())
 }
 
@@ -282,7 +326,11 @@ impl Networks {
 
 impl Drop for Networks {
     fn drop(&mut self) {
-        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir("/run/netns")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(&format!("{}-", self.prefix)) {
                 ip(&["netns", "del", &name]);
@@ -292,7 +340,11 @@ impl Drop for Networks {
 }
 
 fn ip(args: &[&str]) -> bool {
-    Command::new("ip").args(args).status().expect("iproute2 is installed").success()
+    Command::new("ip")
+        .args(args)
+        .status()
+        .expect("iproute2 is installed")
+        .success()
 }
 
 #[async_trait]
@@ -302,7 +354,10 @@ impl PodNetwork for Networks {
         let netns = Path::new("/run/netns").join(&name);
         if !netns.exists() {
             assert!(ip(&["netns", "add", &name]), "a network namespace");
-            assert!(ip(&["-n", &name, "link", "set", "lo", "up"]), "a loopback device");
+            assert!(
+                ip(&["-n", &name, "link", "set", "lo", "up"]),
+                "a loopback device"
+            );
         }
         Ok(PodNetworkStatus {
             netns,
@@ -330,12 +385,28 @@ pub struct Objects {
 #[async_trait]
 impl References for Objects {
     async fn config_map(&self, _namespace: &str, name: &str) -> Result<ConfigMap, ReferenceError> {
-        let found = self.config_maps.lock().expect("no test panics with it").get(name).cloned();
-        found.ok_or_else(|| ReferenceError::NotFound { kind: "configmap", name: name.into() })
+        let found = self
+            .config_maps
+            .lock()
+            .expect("no test panics with it")
+            .get(name)
+            .cloned();
+        found.ok_or_else(|| ReferenceError::NotFound {
+            kind: "configmap",
+            name: name.into(),
+        })
     }
 
     async fn secret(&self, _namespace: &str, name: &str) -> Result<Secret, ReferenceError> {
-        let found = self.secrets.lock().expect("no test panics with it").get(name).cloned();
-        found.ok_or_else(|| ReferenceError::NotFound { kind: "secret", name: name.into() })
+        let found = self
+            .secrets
+            .lock()
+            .expect("no test panics with it")
+            .get(name)
+            .cloned();
+        found.ok_or_else(|| ReferenceError::NotFound {
+            kind: "secret",
+            name: name.into(),
+        })
     }
 }

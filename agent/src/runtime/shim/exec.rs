@@ -31,20 +31,31 @@ const NOT_STARTED: u8 = 126;
 /// Runs `command` in the container of `bundle`; its output and exit code become those of this process.
 pub fn exec(bundle: &Bundle, command: &[OsString]) -> Result<ExitCode, ShimError> {
     super::sys::reset_signals().during("reset signals")?;
-    let config = bundle.shim_config().read().during("read shim.json")?.ok_or(ShimError::Missing("shim.json"))?;
+    let config = bundle
+        .shim_config()
+        .read()
+        .during("read shim.json")?
+        .ok_or(ShimError::Missing("shim.json"))?;
     let text = fs::read(bundle.config()).during("read config.json")?;
-    let mut document: Value = serde_json::from_slice(&text).map_err(io::Error::other).during("read config.json")?;
+    let mut document: Value = serde_json::from_slice(&text)
+        .map_err(io::Error::other)
+        .during("read config.json")?;
     let filter = document["linux"]["seccomp"].take();
-    let seccomp: Option<LinuxSeccomp> =
-        serde_json::from_value(filter).map_err(io::Error::other).during("read the filter")?;
-    let args = command.iter().map(|word| Value::String(word.to_string_lossy().into_owned()));
+    let seccomp: Option<LinuxSeccomp> = serde_json::from_value(filter)
+        .map_err(io::Error::other)
+        .during("read the filter")?;
+    let args = command
+        .iter()
+        .map(|word| Value::String(word.to_string_lossy().into_owned()));
     document["process"]["args"] = args.collect();
     if seccomp.is_some() {
         // libcontainer installs no filter here, and at the point where this room does, only a process that can't gain
         // privileges may install one.
         document["process"]["noNewPrivileges"] = Value::Bool(true);
     }
-    let process = bundle.path().join(format!("exec-{}.json", std::process::id()));
+    let process = bundle
+        .path()
+        .join(format!("exec-{}.json", std::process::id()));
     fs::write(&process, document["process"].to_string()).during("write the process")?;
     let started = ContainerBuilder::new(config.id, SyscallType::default())
         .with_root_path(bundle.runtime_root())
