@@ -1,6 +1,41 @@
 //! The dataplane: loads and attaches the kernel programs, owns their maps and turns services into map contents.
 //!
+//! ```text
+//!   model::Service --upsert--> services ----> CHOICES (tables of backend ids, written beside the old ones)
+//!                                 |  '------> BACKENDS (one line an id)          ^
+//!                                 '---------> SERVICES_V4/_V6: one write an entry flips what packets see
+//!   PodInterface --attach_pod--> pods ------> PODS_V4/_V6, a pinned tcx link on the veth
+//!   sweep ------------------------ flows ---> FLOWS_*, SNAT_*: aged flows out, ids that nobody needs free
+//!
+//!   pin_dir/NAME                      the maps
+//!   pin_dir/links/PROGRAM-INTERFACE   what keeps the programs attached when this process ends
+//! ```
+//!
 //! It knows services, backends and devices; no Kubernetes type, no gRPC, no container. aya's types stay inside.
+//!
+//! # Invariants
+//! - All state is in pinned maps. A new process reads its ids from them before it writes, and removes nothing until it
+//!   is told what to keep ([`Dataplane::prune`]).
+//! - Packets see a service as it was or as it is to be. What an old entry led to is not given out again before every
+//!   program that could be reading it has ended, and a backend's id not before no flow refers to it.
+//! - A sweep takes a flow out only by comparing and exchanging the word that it judged: never a live one.
+//! - Every update is idempotent; removing what is absent succeeds; a table that is full leaves existing routes alone.
+//!
+//! # XDP on the uplink
+//! [`Dataplane::attach_uplink`] runs XDP in the driver, else in the stack, and says which. XDP itself sends only what
+//! leaves the node again (`NodePort` traffic for another node, its replies, refusals); what is for a pod of this node goes up
+//! to tcx, which keeps GSO and offloaded checksums and puts it straight into the pod. On a veth, XDP drops what it sends
+//! when the peer runs no XDP program, so that by default ([`Transmit::Auto`]) it sends nothing there: the peer must run
+//! `xdp_pass` (the object `portolan-xdp-pass.o`) and complete checksums ([`offload_checksums`]) before
+//! [`Transmit::Always`] makes sense. A packet whose checksum is not complete always goes up to tcx.
+//!
+//! # How to inspect
+//! `bpftool map dump pinned DIR/SERVICES_V4`, `bpftool link show`, `bpftool net`; [`Dataplane::services`],
+//! [`Dataplane::flows`], [`Dataplane::drops`], [`Dataplane::events`].
+//!
+//! # How to test
+//! `cargo xtask build-ebpf`, then `cargo test -p portolan-dataplane` as root. The tests make network namespaces and a bpf
+//! file system each for itself, and may run side by side.
 
 mod allocation;
 mod backends;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{
         Program, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
         links::FdLink, links::PinnedLink, tc::SchedClassifierLink, xdp::XdpLink,
@@ -41,6 +41,8 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(pins)
+            // Of a program that is refused, the reason without every instruction on the way to it.
+            .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries("SERVICES_V4", capacity.frontends)
             .map_max_entries("SERVICES_V6", capacity.frontends)
             .map_max_entries("CHOICES", capacity.choice_lines)

@@ -1,0 +1,198 @@
+//! The flow table under threads: whatever they do at once, a flow leads to the backend that was given to it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use portolan_abi::{
+    address::V4,
+    bytes::{Be16, Be32},
+    flow::{Bucket, Meta, Ports, SlotV4, Stage},
+    flow_table::{self, FlowKey, Inserted, Insertion, Victim},
+    open::NOBODY,
+    tcp::{self, Sender},
+};
+
+/// A bucket of plain memory.
+#[derive(Default)]
+struct Words([AtomicU64; 16]);
+
+#[derive(Clone, Copy)]
+struct View<'a>(&'a Words);
+
+impl View<'_> {
+    fn addresses(&self, slot: u32) -> u64 {
+        self.0.0[slot as usize * 2].load(Ordering::Acquire)
+    }
+
+    fn word(&self, slot: u32) -> &AtomicU64 {
+        &self.0.0[slot as usize * 2 + 1]
+    }
+}
+
+impl Bucket<V4> for View<'_> {
+    fn meta(&self, slot: u32) -> Meta {
+        Meta(self.word(slot).load(Ordering::Acquire))
+    }
+
+    fn client(&self, slot: u32) -> V4 {
+        V4(Be32(
+            u32::try_from(self.addresses(slot) & 0xffff_ffff).expect("masked"),
+        ))
+    }
+
+    fn frontend(&self, slot: u32) -> V4 {
+        V4(Be32(
+            u32::try_from(self.addresses(slot) >> 32).expect("shifted"),
+        ))
+    }
+
+    fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
+        self.word(slot)
+            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn try_lock(&self) -> bool {
+        self.word(0).fetch_or(Meta::LOCK, Ordering::AcqRel) & Meta::LOCK == 0
+    }
+
+    fn unlock(&self) {
+        self.word(0).fetch_and(!Meta::LOCK, Ordering::AcqRel);
+    }
+
+    fn publish(&self, slot: u32, meta: Meta) {
+        self.word(slot).store(meta.0, Ordering::Release);
+    }
+
+    fn write(&self, slot: u32, client: V4, frontend: V4) {
+        self.0.0[slot as usize * 2].store(SlotV4::addresses(client, frontend), Ordering::Release);
+    }
+}
+
+fn key(client: u32) -> FlowKey<V4> {
+    FlowKey {
+        client: V4(Be32(client)),
+        frontend: V4(Be32(0x0a60_0001)),
+        ports: Ports {
+            client: Be16(7),
+            frontend: Be16(80),
+        },
+        protocol: 6,
+    }
+}
+
+/// The one backend that a client may ever be led to.
+fn backend_of(client: u32) -> u32 {
+    client.wrapping_mul(7) & 0xf_ffff
+}
+
+fn insert(bucket: View<'_>, client: u32, leaves: u32, at_most: Victim, now: u64) -> Inserted {
+    let key = key(client);
+    let meta = Meta::new(key.ports, backend_of(client), Stage::TCP_SYN, now);
+    flow_table::insert(
+        &bucket,
+        client & 7,
+        &key,
+        meta,
+        Insertion { leaves, at_most },
+        now,
+    )
+}
+
+#[test]
+fn threads_that_fight_for_one_bucket_never_meet_anothers_backend() {
+    let words = Words::default();
+    thread::scope(|scope| {
+        for seed in 1..=4_u32 {
+            let bucket = View(&words);
+            scope.spawn(move || {
+                let mut random = seed;
+                for round in 0..200_000_u64 {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    // More clients than slots, with equal ports, so that slots change hands all the time.
+                    let client = (random >> 16) % 24 + 1;
+                    let now = round << 24;
+                    let mut slot = 0;
+                    let found = flow_table::find(&bucket, client & 7, &key(client), &mut slot);
+                    if found.0 == 0 {
+                        let inserted = insert(bucket, client, NOBODY, Victim::Confirmed, now);
+                        assert_ne!(inserted.kind(), Inserted::FULL);
+                    } else {
+                        assert_eq!(
+                            found.backend(),
+                            backend_of(client),
+                            "a flow met another's backend"
+                        );
+                        let flags = if random & 64 == 0 { tcp::ACK } else { tcp::FIN };
+                        flow_table::refresh(&bucket, slot, found, Sender::Backend, flags, now);
+                    }
+                }
+            });
+        }
+    });
+    assert!(
+        (0..8).all(|slot| View(&words).meta(slot).0 & Meta::LOCK == 0),
+        "a lock was left behind"
+    );
+}
+
+#[test]
+fn slots_are_given_up_in_the_order_of_what_is_lost() {
+    let words = Words::default();
+    let bucket = View(&words);
+    let second = 1 << 30;
+    for client in 0..8 {
+        let inserted = insert(bucket, client, NOBODY, Victim::Empty, 100 * second);
+        assert_eq!(
+            (inserted.kind(), inserted.victim()),
+            (Inserted::NEW, Victim::Empty as u32)
+        );
+    }
+    assert_eq!(
+        insert(bucket, 8, NOBODY, Victim::Over, 100 * second).kind(),
+        Inserted::FULL
+    );
+    let mut slot = 0;
+    for client in 0..8 {
+        let found = flow_table::find(&bucket, client & 7, &key(client), &mut slot);
+        if client != 5 {
+            flow_table::refresh(
+                &bucket,
+                slot,
+                found,
+                Sender::Backend,
+                tcp::SYN | tcp::ACK,
+                101 * second,
+            );
+        }
+    }
+    let inserted = insert(bucket, 9, NOBODY, Victim::Confirmed, 102 * second);
+    assert_eq!(
+        inserted.victim(),
+        Victim::Unconfirmed as u32,
+        "the flow that nobody answered goes first"
+    );
+    assert_eq!(flow_table::find(&bucket, 5, &key(5), &mut slot).0, 0);
+    let inserted = insert(bucket, 10, NOBODY, Victim::Confirmed, 300 * second);
+    assert_eq!(
+        inserted.victim(),
+        Victim::Over as u32,
+        "then those that have aged"
+    );
+}
+
+#[test]
+fn a_flow_that_is_there_is_not_inserted_again_but_may_leave_its_backend() {
+    let words = Words::default();
+    let bucket = View(&words);
+    let first = insert(bucket, 3, NOBODY, Victim::Confirmed, 0);
+    let again = insert(bucket, 3, NOBODY, Victim::Confirmed, 0);
+    assert_eq!(
+        (again.kind(), again.slot()),
+        (Inserted::EXISTING, first.slot())
+    );
+    let moved = insert(bucket, 3, backend_of(3), Victim::Empty, 0);
+    assert_eq!((moved.kind(), moved.slot()), (Inserted::NEW, first.slot()));
+}
