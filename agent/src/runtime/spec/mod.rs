@@ -151,7 +151,7 @@ pub fn document(config: &ContainerConfig, rootfs: &Path) -> Value {
         "cgroupsPath": Path::new("/").join(&config.cgroup),
         "namespaces": namespaces(&config.namespaces),
         "resources": resources(config),
-        "rootfsPropagation": "rslave",
+        "rootfsPropagation": "slave",
     });
     if !security.privileged && !security.unmasked_proc {
         linux["maskedPaths"] = json!(MASKED_PATHS);
