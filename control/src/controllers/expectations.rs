@@ -62,8 +62,7 @@ impl Expectations {
         self.lock().entry(owner.clone()).or_default().push(expected);
     }
 
-    /// Whether the cache shows every write made for the object. The change that completes it also triggers the
-    /// object's next reconcile, so nobody needs to wait here.
+    /// Whether the cache shows every write made for the object.
     pub fn are_met<T: Object>(&self, owner: &ObjectKey, cache: &Cache<T>) -> bool {
         let mut pending = self.lock();
         let Some(expected) = pending.get_mut(owner) else {

@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -137,14 +138,15 @@ impl<K: Key> Controller<K> {
     /// Works until shut down; what is being worked on then is abandoned, as a crash would.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut running = JoinSet::new();
-        let mut keys: HashMap<Id, K> = HashMap::new();
+        let mut keys: HashMap<Id, (K, Timestamp)> = HashMap::new();
         loop {
             while running.len() < self.workers {
-                let Some(key) = self.queue.take(self.clock.now()) else {
+                let now = self.clock.now();
+                let Some(key) = self.queue.take(now) else {
                     break;
                 };
                 let id = running.spawn((self.reconcile)(key.clone())).id();
-                keys.insert(id, key);
+                keys.insert(id, (key, now));
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -169,13 +171,13 @@ impl<K: Key> Controller<K> {
     fn ended(
         &self,
         ended: Result<(Id, Result<Outcome, Error>), JoinError>,
-        keys: &mut HashMap<Id, K>,
+        keys: &mut HashMap<Id, (K, Timestamp)>,
     ) {
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(panic) => panic.id(),
         };
-        let Some(key) = keys.remove(&id) else {
+        let Some((key, begun)) = keys.remove(&id) else {
             return;
         };
         let controller = self.name;
@@ -184,7 +186,8 @@ impl<K: Key> Controller<K> {
             Ok((_, Ok(outcome))) => {
                 self.queue.done(&key);
                 if let Outcome::After(delay) = outcome {
-                    self.queue.add_at(key, clock::after(now, delay));
+                    // From the time that the reconcile went by: the clock may have jumped since.
+                    self.queue.add_at(key, clock::after(begun, delay));
                 }
             }
             Ok((_, Err(cause))) if cause.is_conflict() => {

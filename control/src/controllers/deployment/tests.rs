@@ -370,7 +370,7 @@ fn a_quiet_deployment_is_written_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Whatever order pods become available and end in: never more pods asked for than wanted plus surge, and never
     /// fewer left available by choice than wanted minus unavailable.
@@ -387,7 +387,7 @@ proptest! {
         world.settle_until_quiet();
         let (surge, unavailable) = sets::fenceposts(&world.deployment);
         let mut changes = changes;
-        for round in 0..600 {
+        for round in 0..200 {
             if changes > 0 && (round == 0 || random.u8(..) < 8) {
                 changes -= 1;
                 world.set_image(&format!("v{changes}"));

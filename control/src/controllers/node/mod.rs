@@ -23,6 +23,7 @@ use serde_json::json;
 use super::{
     Context,
     cache::{Change, key_of},
+    clock,
     events::{Regarding, Severity, seconds},
     informers::BY_NODE,
     meta, pods,
@@ -36,17 +37,36 @@ pub use plan::{GRACE, Plan, plan};
 
 const LEASES_OF_NODES: &str = "kube-node-lease";
 
+/// Nodes are looked at this often; when nobody looked for twice as long, this process itself was asleep.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// When each node was last heard: the moment at which this process saw its heartbeat, as clocks of nodes may differ.
 #[derive(Default)]
 struct Heartbeats {
-    heard: Mutex<HashMap<String, (String, Timestamp)>>,
+    state: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// By node: its sign of life, and since when it is this one.
+    signs: HashMap<String, (String, Timestamp)>,
+    /// When any node was looked at last.
+    looked: Option<Timestamp>,
 }
 
 impl Heartbeats {
     /// The moment at which the node's sign of life was first seen as it is now.
     fn heard(&self, node: &str, sign: &str, now: Timestamp) -> Timestamp {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = heard
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = state.looked.replace(now).unwrap_or(now);
+        if clock::elapsed(looked, now) >= LOOK * 2 {
+            // Whoever sleeps hears nothing: no node is to blame for a silence that was our own.
+            for (_, since) in state.signs.values_mut() {
+                *since = now;
+            }
+        }
+        let entry = state
+            .signs
             .entry(node.to_owned())
             .or_insert_with(|| (sign.to_owned(), now));
         if entry.0 != sign {
@@ -56,9 +76,10 @@ impl Heartbeats {
     }
 
     fn forget(&self, node: &str) {
-        self.heard
+        self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .signs
             .remove(node);
     }
 }
@@ -137,7 +158,7 @@ async fn reconcile(
     let plan = plan(&node, heard, now);
     execute(context, &node, &plan).await?;
     Ok(plan.look_again.map_or(Outcome::Done, |delay| {
-        Outcome::After(delay.max(Duration::from_millis(100)))
+        Outcome::After(delay.clamp(Duration::from_millis(100), LOOK))
     }))
 }
 

@@ -17,6 +17,19 @@ pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// Keeps pods away from a node that says nothing.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
+/// Keeps pods away from a node that someone cordoned.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// The conditions that keep pods away while they are True, and the taints that say so.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
+];
+
 /// What a round comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -91,20 +104,42 @@ fn unknown(conditions: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
         .collect()
 }
 
-/// The taints that go with what Ready says, and the time on those that evict; `None` when they are so already.
+/// The taints that a node should have for what it says.
+fn wanted(node: &Node, ready: &str) -> Vec<(&'static str, &'static str)> {
+    let mut wanted: Vec<(&'static str, &'static str)> = match ready {
+        "True" => vec![],
+        "Unknown" => vec![(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")],
+        "Joining" => vec![(NOT_READY, "NoSchedule")],
+        _ => vec![(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
+    };
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    for (condition, key) in PRESSURES {
+        let mut all = conditions.into_iter().flatten();
+        if all.any(|found| found.type_ == condition && found.status == "True") {
+            wanted.push((key, "NoSchedule"));
+        }
+    }
+    wanted
+}
+
+/// The taints that go with what the node says, and the time on those that evict; `None` when they are so already.
 fn taints(node: &Node, ready: &str, now: Timestamp) -> Option<Vec<Taint>> {
     let current = node
         .spec
         .as_ref()
         .and_then(|spec| spec.taints.clone())
         .unwrap_or_default();
-    let wanted: &[(&str, &str)] = match ready {
-        "True" => &[],
-        "Unknown" => &[(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")],
-        "Joining" => &[(NOT_READY, "NoSchedule")],
-        _ => &[(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
+    let wanted = wanted(node, ready);
+    let is_ours = |taint: &Taint| {
+        [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&taint.key.as_str())
+            || PRESSURES.iter().any(|(_, key)| taint.key == *key)
     };
-    let is_ours = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
     let mut taints: Vec<Taint> = current
         .iter()
         .filter(|taint| {
@@ -113,7 +148,7 @@ fn taints(node: &Node, ready: &str, now: Timestamp) -> Option<Vec<Taint>> {
         })
         .cloned()
         .collect();
-    for (key, effect) in wanted {
+    for (key, effect) in &wanted {
         if !taints
             .iter()
             .any(|taint| taint.key == *key && taint.effect == *effect)

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use serde_json::{Value, json};
 
-use super::plan::{Eviction, GRACE, Plan, eviction, plan};
+use super::{
+    Heartbeats,
+    plan::{Eviction, GRACE, Plan, eviction, plan},
+};
 use crate::controllers::clock::after;
 
 fn start() -> Timestamp {
@@ -100,6 +103,38 @@ fn a_node_that_says_it_is_not_ready_is_believed_at_once_and_foreign_taints_stay(
 fn a_new_node_is_kept_free_until_it_speaks() {
     let plan = plan(&node(None, &json!([])), start(), start());
     assert_eq!(text(&plan), "taint node.kubernetes.io/not-ready:NoSchedule");
+}
+
+#[test]
+fn what_else_a_node_says_keeps_pods_away_too() {
+    let mut node = node(Some("True"), &json!([]));
+    node.spec.get_or_insert_default().unschedulable = Some(true);
+    let conditions = node.status.get_or_insert_default();
+    conditions.conditions.get_or_insert_default().push(
+        serde_json::from_value(json!({"type": "DiskPressure", "status": "True"}))
+            .expect("a condition"),
+    );
+    let cordoned = plan(&node, start(), start());
+    assert_eq!(
+        text(&cordoned),
+        "taint node.kubernetes.io/unschedulable:NoSchedule\n\
+         taint node.kubernetes.io/disk-pressure:NoSchedule"
+    );
+}
+
+#[test]
+fn a_silence_that_was_our_own_is_held_against_no_node() {
+    let heartbeats = Heartbeats::default();
+    let later = |seconds| after(start(), Duration::from_secs(seconds));
+    assert_eq!(heartbeats.heard("n1", "a", start()), start());
+    assert_eq!(heartbeats.heard("n1", "a", later(10)), start());
+    assert_eq!(heartbeats.heard("n1", "b", later(20)), later(20));
+    assert_eq!(
+        heartbeats.heard("n1", "b", later(100)),
+        later(100),
+        "it slept"
+    );
+    assert_eq!(heartbeats.heard("n1", "b", later(110)), later(100));
 }
 
 #[test]

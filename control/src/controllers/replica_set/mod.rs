@@ -4,7 +4,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use k8s_openapi::api::{
@@ -27,6 +27,9 @@ use super::{
 use crate::api::{ObjectKey, PatchKind, Status};
 
 pub use plan::{Plan, plan};
+
+/// How long the cache may take to show what was written before that is looked at again.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// The row.
 pub fn controller(context: &Arc<Context>) -> Controller<ObjectKey> {
@@ -79,7 +82,8 @@ async fn reconcile(
     };
     let pods = informers.pods.cache();
     if !expectations.are_met(key, pods) {
-        return Ok(Outcome::Done);
+        // The change that meets them comes back here by itself, unless it is one that a new list swallowed.
+        return Ok(Outcome::After(CATCH_UP));
     }
     let mut candidates = pods.find(BY_CONTROLLER, meta::uid(&set.metadata));
     candidates.extend(pods.find(ORPHANS, meta::namespace(&set.metadata)));

@@ -187,7 +187,8 @@ pub fn status(
     let min_ready = min_ready(set);
     let count = |predicate: &dyn Fn(&Pod) -> bool| {
         let count = active.iter().filter(|pod| predicate(pod)).count();
-        Some(i32::try_from(count).unwrap_or(i32::MAX))
+        // As Kubernetes writes it: none is absent.
+        (count > 0).then(|| i32::try_from(count).unwrap_or(i32::MAX))
     };
     let old = set.status.clone().unwrap_or_default();
     let had_failure = old
