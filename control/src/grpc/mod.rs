@@ -54,3 +54,6 @@ fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Box<Status>> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or_else(|| Box::new(Status::internal("the connection has no identity")))
 }
+
+#[cfg(test)]
+mod tests;
