@@ -4,6 +4,8 @@
 
 pub mod allocation;
 pub mod api;
+mod bootstrap;
+pub mod cli;
 pub mod controllers;
 pub mod grpc;
 pub mod http;
@@ -11,5 +13,7 @@ pub mod pki;
 mod random;
 pub mod resource;
 pub mod routing;
+pub mod run;
 pub mod scheduler;
 pub mod store;
+pub mod token_client;

@@ -1,0 +1,181 @@
+//! What every cluster has from the start: its namespaces, and the API server's own Service.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::api::{Api, Caller, ObjectKey, ResourceId, Status, WriteOptions};
+use crate::cli::Serve;
+use crate::resource::rows::{ENDPOINT_SLICES, NAMESPACES, SERVICES};
+
+const COMPONENT: &str = "apiserver";
+const NAMES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const SERVICE: &str = "kubernetes";
+const SERVICE_PORT: u16 = 443;
+
+/// Where the API server is, as its own Service says.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The Service's address, if the range has one to give.
+    service_address: Option<IpAddr>,
+    /// Addresses of the API server that pods can reach, of the Service's family.
+    endpoints: Vec<IpAddr>,
+    port: u16,
+}
+
+impl Cluster {
+    /// From what the server was started with, and the port that it listens on.
+    pub fn new(options: &Serve, port: u16) -> Self {
+        let service_address = first_addresses(options).next();
+        let family = service_address.is_none_or(|address| address.is_ipv4());
+        let advertised = options
+            .advertise
+            .iter()
+            .filter_map(|name| name.parse::<IpAddr>().ok());
+        let reachable = advertised.filter(|address| {
+            !address.is_loopback() && !address.is_unspecified() && address.is_ipv4() == family
+        });
+        Self {
+            service_address,
+            endpoints: reachable.collect(),
+            port,
+        }
+    }
+}
+
+/// The first address of each service range, which is the API server's.
+fn first_addresses(options: &Serve) -> impl Iterator<Item = IpAddr> {
+    options.service_cidr.iter().filter_map(|cidr| match cidr {
+        IpNet::V4(cidr) => cidr.hosts().next().map(IpAddr::V4),
+        // An IPv6 range counts its own first address as a host's; a Service does not get that one.
+        IpNet::V6(cidr) => cidr.hosts().nth(1).map(IpAddr::V6),
+    })
+}
+
+/// Every name and address that the server's certificate has to be good for.
+pub fn server_names(options: &Serve) -> Vec<String> {
+    let own = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let service = ["", ".default", ".default.svc", ".default.svc.cluster.local"];
+    let service = service.map(|domain| format!("{SERVICE}{domain}"));
+    let addresses = first_addresses(options).map(|address| address.to_string());
+    let mut names: Vec<String> = options.advertise.clone();
+    names.extend(own.into_iter().chain(service).chain(addresses));
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+/// Makes what is missing.
+pub async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
+    for name in NAMES {
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name },
+        });
+        create(api, NAMESPACES, None, namespace).await?;
+    }
+    create(api, SERVICES, Some("default"), service(cluster)).await?;
+    if cluster.endpoints.is_empty() {
+        tracing::info!(
+            "no advertised address is reachable by pods; kubernetes.default has no endpoints"
+        );
+        return Ok(());
+    }
+    create_or_replace(api, slice(cluster)).await
+}
+
+fn service(cluster: &Cluster) -> Value {
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": SERVICE,
+            "namespace": "default",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "ports": [{
+                "name": "https",
+                "port": SERVICE_PORT,
+                "protocol": "TCP",
+                "targetPort": cluster.port,
+            }],
+        },
+    });
+    if let Some(address) = cluster.service_address {
+        service["spec"]["clusterIP"] = address.to_string().into();
+    }
+    service
+}
+
+fn slice(cluster: &Cluster) -> Value {
+    let family = if cluster.endpoints.iter().all(IpAddr::is_ipv4) {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
+    let endpoints = cluster.endpoints.iter().map(
+        |address| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } }),
+    );
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": SERVICE,
+            "namespace": "default",
+            "labels": { "kubernetes.io/service-name": SERVICE },
+        },
+        "addressType": family,
+        "endpoints": endpoints.collect::<Vec<_>>(),
+        "ports": [{ "name": "https", "port": cluster.port, "protocol": "TCP" }],
+    })
+}
+
+/// Creates an object; one that is there already stays as it is.
+async fn create(
+    api: &dyn Api,
+    resource: ResourceId,
+    namespace: Option<&str>,
+    object: Value,
+) -> Result<(), Status> {
+    let caller = Caller::system(COMPONENT);
+    let options = WriteOptions::default();
+    match api
+        .create(&caller, resource, namespace, object, &options)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(status) if status.reason == "AlreadyExists" => Ok(()),
+        Err(status) => Err(status),
+    }
+}
+
+async fn create_or_replace(api: &dyn Api, mut slice: Value) -> Result<(), Status> {
+    let caller = Caller::system(COMPONENT);
+    let options = WriteOptions::default();
+    let key = ObjectKey {
+        namespace: Some("default".to_owned()),
+        name: SERVICE.to_owned(),
+    };
+    let current = match api.get(&caller, ENDPOINT_SLICES, &key).await {
+        Ok(current) => current,
+        Err(status) if status.code == 404 => {
+            return create(api, ENDPOINT_SLICES, Some("default"), slice).await;
+        }
+        Err(status) => return Err(status),
+    };
+    if current["addressType"] == slice["addressType"] {
+        slice["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+        let updated = api
+            .update(&caller, ENDPOINT_SLICES, &key, None, slice, &options)
+            .await;
+        return updated.map(drop);
+    }
+    // The family can't be changed in place.
+    let delete = crate::api::DeleteOptions::default();
+    api.delete(&caller, ENDPOINT_SLICES, &key, &delete).await?;
+    create(api, ENDPOINT_SLICES, Some("default"), slice).await
+}
