@@ -224,13 +224,13 @@ fn kernel_cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Res
     Ok(cargo)
 }
 
-/// The names of the executables that cargo left in a profile's folder.
+/// The names of the objects that cargo left in a profile's folder.
 fn programs(release: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(release).with_context(|| format!("read {}", release.display()))?;
     let names: Vec<String> = entries
         .flatten()
-        .filter(|entry| crate::workspace::is_executable(&entry.path()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
+        // Objects are not executable; what they are known by is the list of sources that cargo writes beside each.
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".d")?.to_owned()))
         .collect();
     if !names.iter().any(|name| name == OBJECT) {
         bail!("{} has no {OBJECT}", release.display());

@@ -43,7 +43,7 @@ pub fn build(workspace: &Workspace) -> Result<Demo> {
         cargo::with_any_compiler()
             .current_dir(workspace.root())
             // With a --target the flags leave build scripts and procedural macros alone.
-            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=symbols")
             .args(["build", "--quiet", "--package", PROGRAM, "--target", &host])
             .arg("--target-dir")
             .arg(&target),

@@ -1,6 +1,6 @@
 //! Requests to a Service, from a pod and from outside: who answers, and what happens when nobody can.
 
-use std::{path::Path, thread, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portolan_tests::{Cluster, From, Load, cluster::OUTSIDE, daemon, load::in_namespace, wait_for};
@@ -158,42 +158,44 @@ pub fn no_packet_filter_rule_is_made(stage: &Stage) -> Result<()> {
 pub fn dead_pods_hand_over_to_the_other_node(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
     let address = cluster_address(&cluster, 4)?;
-    let load = cluster.start_load(CLIENT, "tcp", &address, &["--seconds", "4"])?;
-    // Killed again as soon as they are back, they stay away for their back-off.
-    for _ in 0..3 {
-        let pods = web_containers(&cluster, "n1")?;
+    let load = cluster.start_load(CLIENT, "tcp", &address, &["--seconds", "6"])?;
+    // After the first death they are restarted at once, after the second they are kept back for a while.
+    let mut killed = Vec::new();
+    for _ in 0..2 {
+        let pods = wait_for("both pods on n1", Duration::from_secs(10), || {
+            let pods = web_containers(&cluster, "n1")?;
+            let is_whole = pods.len() == 2 && !pods.iter().any(|pod| killed.contains(pod));
+            Ok(if is_whole {
+                Ok(pods)
+            } else {
+                Err(format!("{pods:?}"))
+            })
+        })?;
         for (_, pid) in &pods {
             daemon::kill(*pid)?;
         }
-        wait_for(
-            "the death of the pods on n1",
-            Duration::from_secs(10),
-            || {
-                let now = web_containers(&cluster, "n1")?;
-                Ok(if now.iter().any(|entry| pods.contains(entry)) {
-                    Err(format!("{now:?}"))
-                } else {
-                    Ok(())
-                })
-            },
-        )?;
-        if web_containers(&cluster, "n1")?.is_empty() {
-            // They are in back-off.
-            thread::sleep(Duration::from_millis(1500));
-        }
+        killed.extend(pods);
     }
+    wait_for("their backends' end on n1", Duration::from_secs(2), || {
+        let load = cluster.load(CLIENT, "tcp", &address, 20)?;
+        Ok(if load.of_node("n2") == 20 {
+            Ok(())
+        } else {
+            Err(format!("{load:?}"))
+        })
+    })?;
+    let after = cluster.load(CLIENT, "tcp", &address, 1_000)?;
+    after.ensure_all_answered()?;
+    ensure!(after.of_node("n2") == 1_000, "n2 takes over: {after:?}");
+
     let during = load.finish()?;
     ensure!(during.hung == 0, "none hangs: {during:?}");
-    ensure!(during.of_node("n2") > 0, "n2 takes over: {during:?}");
     // Whoever was being answered just then may see the connection break; nobody else.
     let broken = during.requests - during.ok;
     ensure!(
-        broken <= 8 * 2 * 3,
+        broken <= 8 * 2 * 2,
         "only requests under way break: {during:?}"
     );
-
-    let after = cluster.load(CLIENT, "tcp", &address, 1_000)?;
-    after.ensure_all_answered()?;
     cluster.wait_for_pods("app=web", 4)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The network between the nodes: a namespace with a bridge, and a veth pair from it to every member.
 
-use std::{fmt::Write, fs, path::Path, process::Command, thread};
+use std::{fmt::Write, fs, process::Command, thread};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -17,9 +17,11 @@ const PREPARE: &str = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
 echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad
 exec ip -batch -";
 
-/// Makes the namespaces and joins them. `peer_program`, when there is one, is an XDP program for the fabric's ends:
-/// a veth only takes frames that its peer's XDP program sends back when it runs one itself.
-pub fn create(nodes: &[Node], peer_program: Option<&Path>) -> Result<()> {
+/// Makes the namespaces and joins them.
+///
+/// The bridge's ports run no XDP program, so an uplink's can't send frames back; it leaves that to tcx, which is the
+/// faster of the two on a veth anyway.
+pub fn create(nodes: &[Node]) -> Result<()> {
     fs::create_dir_all(NAMESPACES).with_context(|| format!("make {NAMESPACES}"))?;
     let mut members: Vec<(String, [String; 2])> = nodes
         .iter()
@@ -34,7 +36,7 @@ pub fn create(nodes: &[Node], peer_program: Option<&Path>) -> Result<()> {
             .collect();
         created.into_iter().try_for_each(joined)
     })?;
-    create_namespace(FABRIC, &bridge(&members, peer_program))?;
+    create_namespace(FABRIC, &bridge(&members))?;
     thread::scope(|scope| {
         let configured: Vec<_> = members
             .iter()
@@ -64,7 +66,7 @@ fn create_namespace(name: &str, batch: &str) -> Result<()> {
 }
 
 /// The `ip` commands that make the bridge and its ports. Ports are named after who is at the other end.
-fn bridge(members: &[(String, [String; 2])], peer_program: Option<&Path>) -> String {
+fn bridge(members: &[(String, [String; 2])]) -> String {
     let mut batch = "link set lo up\n\
         link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
         link set br0 up\n"
@@ -80,14 +82,6 @@ fn bridge(members: &[(String, [String; 2])], peer_program: Option<&Path>) -> Str
             "link add {port} type veth peer name {peer} netns {namespace}"
         )
         .expect("writing to a string");
-        if let Some(object) = peer_program.filter(|_| port != "host") {
-            writeln!(
-                batch,
-                "link set {port} xdpdrv object {} section xdp.frags",
-                object.display()
-            )
-            .expect("writing to a string");
-        }
         writeln!(batch, "link set {port} master br0 up").expect("writing to a string");
     }
     batch
@@ -124,19 +118,14 @@ mod tests {
     #[test]
     fn every_member_gets_a_port_and_the_host_too() {
         let members = [("portolan-n1".to_owned(), Node::first(1)[0].addresses())];
-        let batch = bridge(&members, Some(Path::new("/x/xdp-pass.o")));
+        let batch = bridge(&members);
         assert!(
             batch.contains("link add n1 type veth peer name eth0 netns portolan-n1\n"),
-            "{batch}"
-        );
-        assert!(
-            batch.contains("link set n1 xdpdrv object /x/xdp-pass.o section xdp.frags\n"),
             "{batch}"
         );
         assert!(
             batch.contains("link add host type veth peer name portolan-host netns "),
             "{batch}"
         );
-        assert!(!batch.contains("link set host xdpdrv"), "{batch}");
     }
 }

@@ -52,7 +52,7 @@ pub fn cluster(run: &Run<'_>) -> Result<()> {
             .collect();
         let store = scope.spawn(|| start_store(run));
         let step = run.progress.step("fabric");
-        fabric::create(run.nodes, peer_program(run).as_deref())?;
+        fabric::create(run.nodes)?;
         step.done(&format!("{} nodes and an outside client", run.nodes.len()));
         let store = joined(store)?;
         start_control(run, &store)?;
@@ -72,12 +72,6 @@ pub fn cluster(run: &Run<'_>) -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// The program for the fabric's ends, where the object's build has brought one.
-fn peer_program(run: &Run<'_>) -> Option<PathBuf> {
-    let object = run.programs.object.with_file_name("portolan-xdp-pass.o");
-    object.exists().then_some(object)
 }
 
 /// Starts the store and returns what control is told of it.
