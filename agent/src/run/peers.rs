@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     errors::chain,
@@ -21,31 +24,33 @@ pub async fn keep_routes(
     node_name: String,
     mut tables: watch::Receiver<Arc<Table>>,
 ) {
-    let mut complaints = Vec::new();
+    let (mut routed, mut complaints) = (None, Vec::new());
+    let mut due = Instant::now();
     loop {
         let peers = peers(&tables.borrow_and_update(), &node_name);
-        let problems: Vec<String> = network
-            .reconcile_peers(&peers)
-            .await
-            .iter()
-            .map(|problem| chain(problem))
-            .collect();
-        // Said once, not every few seconds.
-        if problems != complaints {
-            for problem in &problems {
-                tracing::warn!(problem, "no way to another node's pods");
-            }
+        // Most changes of the table are of services.
+        if routed.as_ref() != Some(&peers) || Instant::now() >= due {
+            let problems = network.reconcile_peers(&peers).await;
+            let problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
+            let is_done = problems.is_empty();
+            due = Instant::now() + if is_done { REPAIR_AFTER } else { RETRY_AFTER };
+            complain(&mut complaints, problems);
+            routed = Some(peers);
         }
-        let pause = if problems.is_empty() {
-            REPAIR_AFTER
-        } else {
-            RETRY_AFTER
-        };
-        complaints = problems;
-        if let Ok(Err(_)) = timeout(pause, tables.changed()).await {
+        if let Ok(Err(_)) = timeout_at(due, tables.changed()).await {
             return;
         }
     }
+}
+
+/// Says what is wrong once, not every few seconds.
+fn complain(known: &mut Vec<String>, problems: Vec<String>) {
+    if problems != *known {
+        for problem in &problems {
+            tracing::warn!(problem, "no way to another node's pods");
+        }
+    }
+    *known = problems;
 }
 
 fn peers(table: &Table, node_name: &str) -> Vec<PeerNode> {
