@@ -6,7 +6,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    runtime::{WatchStreamExt, utils::Backoff as WatchBackoff, watcher, watcher::Event},
+    runtime::{watcher, watcher::Event},
 };
 use tokio::sync::mpsc;
 
@@ -24,17 +24,24 @@ pub async fn follow_pods(
     reporter: mpsc::Sender<ReporterInput>,
 ) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
-    let mut events =
-        std::pin::pin!(watcher(Api::<Pod>::all(client), config).backoff(Pauses::default()));
+    let mut events = std::pin::pin!(watcher(Api::<Pod>::all(client), config));
     let mut translator = Translator::default();
+    // Short pauses: a node should hear of its pods soon after the control plane is back.
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while let Some(event) = events.next().await {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "the watch of this node's pods broke");
+                let pause = backoff.pause();
+                tracing::warn!(error = %chain(&error), retry_in = ?pause, "no news of this node's pods");
+                tokio::time::sleep(pause).await;
                 continue;
             }
         };
+        // The beginning of a list is no success yet: it is said before anything was asked.
+        if !matches!(event, Event::Init) {
+            backoff.reset();
+        }
         let (command, observations) = translator.translate(event);
         for observation in observations {
             if reporter.send(observation).await.is_err() {
@@ -85,32 +92,6 @@ impl Translator {
                 None => (None, Vec::new()),
             },
         }
-    }
-}
-
-/// Short pauses: a node should hear of its pods soon after the control plane is back.
-struct Pauses(Backoff);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(Backoff::new(
-            Duration::from_millis(100),
-            Duration::from_secs(5),
-        ))
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0.pause())
-    }
-}
-
-impl WatchBackoff for Pauses {
-    fn reset(&mut self) {
-        self.0.reset();
     }
 }
 
