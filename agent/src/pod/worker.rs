@@ -181,6 +181,8 @@ impl Worker {
             while let Ok(wake) = self.inbox.try_recv() {
                 self.wake(wake);
             }
+            // Before the next step, which may start a dead container again: its backend is to be withdrawn meanwhile.
+            self.publish();
         }
     }
 

@@ -53,7 +53,9 @@ fn complain(known: &mut Vec<String>, problems: Vec<String>) {
     *known = problems;
 }
 
+/// The other nodes; one that has not said its addresses yet has no pods either.
 fn peers(table: &Table, node_name: &str) -> Vec<PeerNode> {
     let others = table.nodes.values().filter(|node| node.name != node_name);
-    others.map(crate::routes::NodeRoute::as_peer).collect()
+    let known = others.filter(|node| !node.addresses.is_empty());
+    known.map(crate::routes::NodeRoute::as_peer).collect()
 }
