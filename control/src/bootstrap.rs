@@ -1,9 +1,11 @@
 //! What every cluster has from the start: its namespaces, and the API server's own Service.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::api::{Api, Caller, ObjectKey, ResourceId, Status, WriteOptions};
 use crate::cli::Serve;
@@ -13,6 +15,8 @@ const COMPONENT: &str = "apiserver";
 const NAMES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const SERVICE: &str = "kubernetes";
 const SERVICE_PORT: u16 = 443;
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Where the API server is, as its own Service says.
 #[derive(Debug)]
@@ -66,8 +70,22 @@ pub fn server_names(options: &Serve) -> Vec<String> {
     names
 }
 
-/// Makes what is missing.
-pub async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
+/// Makes what is missing, again for a while when that fails: an earlier server's crash may have left addresses taken
+/// that are about to be freed, and the store may be just coming up.
+pub async fn run_patiently(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match run(api, cluster).await {
+            Err(status) if Instant::now() + RETRY < deadline => {
+                tracing::warn!(%status, "can't make what every cluster has; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            made => return made,
+        }
+    }
+}
+
+async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
     for name in NAMES {
         let namespace = json!({
             "apiVersion": "v1",
@@ -142,6 +160,19 @@ async fn create(
     object: Value,
 ) -> Result<(), Status> {
     let caller = Caller::system(COMPONENT);
+    let key = ObjectKey {
+        namespace: namespace.map(str::to_owned),
+        name: object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    // Looked up first: to try would mean to ask for addresses that the object there already holds.
+    match api.get(&caller, resource, &key).await {
+        Ok(_) => return Ok(()),
+        Err(status) if status.code == 404 => {}
+        Err(status) => return Err(status),
+    }
     let options = WriteOptions::default();
     match api
         .create(&caller, resource, namespace, object, &options)

@@ -77,7 +77,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What every cluster has could not be made.
-    #[error("can't start the API: {0}")]
+    #[error("can't make what every cluster has")]
     Api(#[from] Status),
     /// The TLS port broke.
     #[error("the API server failed")]
@@ -146,8 +146,7 @@ pub async fn serve(options: Serve, shutdown: CancellationToken) -> Result<(), Er
         &shutdown,
     );
     let getting_ready = async {
-        let cluster = Cluster::new(&options, port);
-        bootstrap::run(&*api, &cluster).await?;
+        bootstrap::run_patiently(&*api, &Cluster::new(&options, port)).await?;
         if let Some(path) = &options.join_token_file {
             write_token(&*api, &authority, path, options.join_token_uses).await?;
         }
