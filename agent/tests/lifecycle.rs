@@ -79,7 +79,8 @@ async fn missing_command_is_a_start_error_in_known_words() {
             .unwrap_or_default();
         assert!(message.ends_with(expected), "{message}");
         node.event("Failed", expected).await;
-        assert!(node.bundles(&uid).is_empty(), "nothing half-made stays");
+        // Nothing half-made stays.
+        node.cleared(&uid).await;
     }
     let uid = node
         .run(json!({ "restartPolicy": "Always", "containers": one("nope") }))
@@ -160,9 +161,15 @@ async fn deleted_pod_ends_gracefully_and_leaves_nothing() {
     let seen = node
         .until("terminated", |seen| seen.terminated.contains(&uid))
         .await;
-    assert_eq!(end(&first(&seen.statuses[&uid])), (0, "Completed".into()));
-    assert!(node.log(&uid, "c", 0).ends_with("bye\n"));
+    let status = first(&seen.statuses[&uid]);
+    assert_eq!(end(&status), (0, "Completed".into()));
+    let message = status
+        .state
+        .and_then(|state| state.terminated)
+        .and_then(|end| end.message);
+    assert_eq!(message.as_deref(), Some("bye"));
     assert!(!node.config.pods_dir().join(&uid).exists());
+    assert_eq!(node.log(&uid, "c", 0), "", "logs go with their pod");
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").expect("control groups") {
         let group = hierarchy
             .expect("an entry")

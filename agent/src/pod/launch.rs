@@ -1,11 +1,10 @@
-//! How a worker brings a container to life: image, description, files, shim; and how it brings it to an end.
+//! How a worker brings a container to life: description, files, shim.
 #![forbid(unsafe_code)]
 
-use std::{io, net::IpAddr, sync::Arc, time::Instant};
+use std::{io, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
-use nix::sys::signal::Signal;
 
 use super::{
     EventSeverity::{Normal, Warning},
@@ -14,24 +13,19 @@ use super::{
     environment::Facts,
     node::blocking,
     pulls::Ready,
-    record::{Instance, PullFailure, Termination, Waiting},
+    record::{Instance, Termination, Waiting},
     status,
     worker::{Live, RETRY, Wake, Worker},
 };
-use crate::{
-    image::{ImageError, parse_name},
-    runtime::{
-        bundle::{Bundle, LogConfig, ShimConfig},
-        container::{Container as Running, Found},
-        mount, spec,
-    },
+use crate::runtime::{
+    bundle::{Bundle, LogConfig, ShimConfig},
+    container::Container as Running,
+    mount, spec,
 };
 
 /// As kubelet's defaults: 10 Mi a file, five files.
 const LOG_BYTES: u64 = 10 << 20;
 const LOG_FILES: u32 = 5;
-/// How long a failed pull is shown as such before it is shown as waiting for the next.
-const SHOW_FAILURE: SignedDuration = SignedDuration::from_secs(2);
 
 /// Why a container was not made.
 enum MakeError {
@@ -116,7 +110,12 @@ impl Worker {
     }
 
     /// Shows why a container does not run; `true` when that is news.
-    fn wait_for(&mut self, container: &Container, reason: &str, message: String) -> bool {
+    pub(super) fn wait_for(
+        &mut self,
+        container: &Container,
+        reason: &str,
+        message: String,
+    ) -> bool {
         let waiting = Some(Waiting::new(reason, message));
         let own = self.record.container(&container.name);
         let news = own.waiting != waiting;
@@ -124,185 +123,10 @@ impl Worker {
         news
     }
 
-    fn retry_later(&mut self, container: &Container) -> Option<Timestamp> {
+    pub(super) fn retry_later(&mut self, container: &Container) -> Option<Timestamp> {
         let at = Timestamp::now().checked_add(RETRY).ok()?;
         self.retries.insert(container.name.clone(), at);
         Some(at)
-    }
-
-    /// The container's image; else when to look again.
-    async fn image(&mut self, container: &Container) -> Result<Ready, Option<Timestamp>> {
-        let wanted = container.image.clone().unwrap_or_default();
-        if let Some(ready) = self.pulled.remove(&container.name) {
-            return Ok(ready);
-        }
-        let name = match parse_name(&wanted) {
-            Ok(name) => name,
-            Err(error) => {
-                let message = format!("Failed to apply default image tag \"{wanted}\": {error}");
-                if self.wait_for(container, "InvalidImageName", message.clone()) {
-                    self.node.event(&self.me, Warning, "InspectFailed", message);
-                    self.node
-                        .event(&self.me, Warning, "Failed", "Error: InvalidImageName");
-                }
-                return Err(None);
-            }
-        };
-        let images = self.node.images.clone();
-        let lookup = name.clone();
-        let found = blocking(move || images.find(&lookup).map_err(io::Error::other)).await;
-        let found = found.unwrap_or_else(|error| {
-            tracing::warn!(image = wanted, %error, "the image store can't be read: pulling");
-            None
-        });
-        let is_latest = name.tag() == Some("latest") && name.digest().is_none();
-        let policy = container
-            .image_pull_policy
-            .as_deref()
-            .unwrap_or(if is_latest { "Always" } else { "IfNotPresent" });
-        match (policy, found) {
-            ("IfNotPresent" | "Never", Some(ready)) => {
-                let message = format!("Container image \"{wanted}\" already present on machine");
-                self.node.event(&self.me, Normal, "Pulled", message);
-                Ok(ready)
-            }
-            ("Never", None) => {
-                let message = format!(
-                    "Container image \"{wanted}\" is not present with pull policy of Never"
-                );
-                if self.wait_for(container, "ErrImageNeverPull", message.clone()) {
-                    self.node
-                        .event(&self.me, Warning, "ErrImageNeverPull", message);
-                    self.node
-                        .event(&self.me, Warning, "Failed", "Error: ErrImageNeverPull");
-                }
-                // It may be imported at any time.
-                Err(self.retry_later(container))
-            }
-            _ => Err(self.pull(container, &wanted, name)),
-        }
-    }
-
-    /// Begins a pull, unless it is too early.
-    fn pull(
-        &mut self,
-        container: &Container,
-        wanted: &str,
-        name: crate::image::Reference,
-    ) -> Option<Timestamp> {
-        let now = Timestamp::now();
-        let own = self.record.container(&container.name);
-        if let Some(failure) = own.pull_failed.clone()
-            && let Some(wait) = own.pull.wait(failure.at, now)
-        {
-            let shown = failure.at.checked_add(SHOW_FAILURE).unwrap_or(wait.until);
-            if now < shown {
-                return Some(shown);
-            }
-            let message = format!(
-                "Back-off pulling image \"{wanted}\": ErrImagePull: {}",
-                failure.message
-            );
-            if self.wait_for(container, "ImagePullBackOff", message) {
-                self.node.event(
-                    &self.me,
-                    Normal,
-                    "BackOff",
-                    format!("Back-off pulling image \"{wanted}\""),
-                );
-                self.node
-                    .event(&self.me, Warning, "Failed", "Error: ImagePullBackOff");
-            }
-            return Some(wait.until);
-        }
-        self.node.event(
-            &self.me,
-            Normal,
-            "Pulling",
-            format!("Pulling image \"{wanted}\""),
-        );
-        self.pulling.insert(container.name.clone());
-        let (images, own, container) = (
-            self.node.images.clone(),
-            self.own.clone(),
-            container.name.clone(),
-        );
-        tokio::spawn(async move {
-            let begun = Instant::now();
-            let result = images.pull(name).await.map(Box::new);
-            let millis = begun.elapsed().as_millis();
-            if own
-                .send(Wake::Pulled {
-                    container,
-                    result,
-                    millis,
-                })
-                .is_err()
-            {
-                tracing::debug!("an image was pulled for a pod that is gone");
-            }
-        });
-        None
-    }
-
-    pub(super) fn pull_ended(
-        &mut self,
-        container: &str,
-        result: Result<Box<crate::image::Image>, Arc<ImageError>>,
-        millis: u128,
-    ) {
-        self.pulling.remove(container);
-        let all = self.pod.spec.iter().flat_map(|spec| {
-            spec.containers
-                .iter()
-                .chain(spec.init_containers.iter().flatten())
-        });
-        let wanted = all
-            .into_iter()
-            .find(|own| own.name == container)
-            .and_then(|own| own.image.clone());
-        let wanted = wanted.unwrap_or_default();
-        let ready = result.map_err(|error| error.to_string()).and_then(|image| {
-            let name = parse_name(&wanted).map_err(|error| error.to_string())?;
-            let ready = self
-                .node
-                .images
-                .find(&name)
-                .map_err(|error| error.to_string())?;
-            ready
-                .map(|ready| (ready, image.size))
-                .ok_or_else(|| "the image vanished from the store".to_owned())
-        });
-        let now = Timestamp::now();
-        let own = self.record.container(container);
-        match ready {
-            Ok((ready, size)) => {
-                own.pull_failed = None;
-                let (seconds, rest) = (millis / 1000, millis % 1000);
-                let took = if seconds == 0 {
-                    format!("{rest}ms")
-                } else {
-                    format!("{seconds}.{rest:03}s")
-                };
-                let text = format!(
-                    "Successfully pulled image \"{wanted}\" in {took} ({took} including waiting). Image size: {size} bytes."
-                );
-                self.pulled.insert(container.to_owned(), ready);
-                self.node.event(&self.me, Normal, "Pulled", text);
-            }
-            Err(message) => {
-                own.pull.advance(now, now);
-                own.waiting = Some(Waiting::new("ErrImagePull", message.clone()));
-                own.pull_failed = Some(PullFailure {
-                    at: now,
-                    message: message.clone(),
-                });
-                let text = format!("Failed to pull image \"{wanted}\": {message}");
-                self.node.event(&self.me, Warning, "Failed", text);
-                self.node
-                    .event(&self.me, Warning, "Failed", "Error: ErrImagePull");
-            }
-        }
     }
 
     /// Makes and starts a container. When to look again after a failure.
@@ -465,13 +289,14 @@ impl Worker {
 
     /// STATE/logs/NAMESPACE_POD_UID/CONTAINER/RESTART.log.
     pub(super) fn log_path(&self, container: &str, restart: u32) -> std::path::PathBuf {
+        let name = format!("{restart}.log");
+        self.logs_dir().join(container).join(name)
+    }
+
+    /// STATE/logs/NAMESPACE_POD_UID.
+    pub(super) fn logs_dir(&self) -> std::path::PathBuf {
         let pod = format!("{}_{}_{}", self.me.namespace, self.me.name, self.me.uid);
-        self.node
-            .config
-            .logs_dir()
-            .join(pod)
-            .join(container)
-            .join(format!("{restart}.log"))
+        self.node.config.logs_dir().join(pod)
     }
 
     /// A container runs: whoever must know is told when it ends.
@@ -515,121 +340,6 @@ impl Worker {
         let probes = self.probes(container, &live.id, started);
         live.tasks.extend(probes);
         self.live.insert(container.name.clone(), live);
-    }
-
-    /// What became of containers while there was no agent. How many run.
-    pub(super) async fn adopt(&mut self) -> usize {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        for container in spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-        {
-            let Some(instance) = self.record.container(&container.name).current.clone() else {
-                continue;
-            };
-            match self
-                .node
-                .launcher
-                .find(&self.dir.bundle(&instance.id))
-                .await
-            {
-                Ok(Found::Running(running)) => self.watch(container, instance.id, running),
-                Ok(Found::Ended(exit)) => self.settle(&container.name, Some(&exit)),
-                Ok(Found::Lost(_)) => self.settle(&container.name, None),
-                Ok(Found::NeverStarted) => {
-                    let own = self.record.container(&container.name);
-                    own.current = None;
-                    own.attempts = own.attempts.saturating_sub(1);
-                    self.clear(&instance.id);
-                }
-                Err(error) => {
-                    tracing::error!(container = container.name, %error, "cannot tell what became of a container");
-                    self.settle(&container.name, None);
-                }
-            }
-        }
-        self.live.len()
-    }
-
-    /// Clears folders of containers away that the record does not know.
-    pub(super) fn clear_strays(&mut self) {
-        let entries = match std::fs::read_dir(self.dir.containers()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for left-over containers");
-                return;
-            }
-        };
-        let known: Vec<String> = self.live.values().map(|live| live.id.clone()).collect();
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_string_lossy().into_owned();
-            if !known.contains(&id) {
-                self.clear(&id);
-            }
-        }
-    }
-
-    /// Asks every container to end, once; kills them when `deadline` has passed.
-    pub(super) fn stop_all(&mut self, now: Timestamp, deadline: Timestamp) {
-        for (name, live) in &self.live {
-            let own = self
-                .record
-                .containers
-                .get_mut(name)
-                .and_then(|own| own.current.as_mut());
-            let Some(current) = own else { continue };
-            let first = current.stopping_since.is_none();
-            current.stopping_since.get_or_insert(now);
-            if first {
-                self.node.event(
-                    &self.me,
-                    Normal,
-                    "Killing",
-                    format!("Stopping container {name}"),
-                );
-            }
-            let signal = match Signal::try_from(current.stop_signal) {
-                _ if now >= deadline => Signal::SIGKILL,
-                Ok(signal) if first => signal,
-                Ok(_) => continue,
-                Err(_) => Signal::SIGTERM,
-            };
-            if let Err(error) = live.container.signal(signal) {
-                tracing::warn!(container = name, %signal, %error, "cannot signal a container");
-            }
-        }
-    }
-
-    /// Kills containers that were told to end and did not. When the next is due.
-    pub(super) fn kill_overdue(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let spec = self.pod.spec.as_ref();
-        let grace = spec
-            .and_then(|spec| spec.termination_grace_period_seconds)
-            .unwrap_or(30)
-            .max(0);
-        let mut next = None;
-        for (name, live) in &self.live {
-            let current = self
-                .record
-                .containers
-                .get(name)
-                .and_then(|own| own.current.as_ref());
-            let Some(since) = current.and_then(|current| current.stopping_since) else {
-                continue;
-            };
-            let due = since
-                .checked_add(SignedDuration::from_secs(grace))
-                .unwrap_or(Timestamp::MAX);
-            if now < due {
-                next = super::worker::earlier(next, Some(due));
-            } else if let Err(error) = live.container.signal(Signal::SIGKILL) {
-                tracing::warn!(container = name, %error, "cannot kill a container");
-            }
-        }
-        next
     }
 }
 

@@ -128,6 +128,7 @@ impl Manager {
     pub fn snapshot(&self) -> Vec<PodSnapshot> {
         let pods = lock(&self.pods);
         pods.values()
+            .filter(|handle| !handle.task.is_finished())
             .map(|handle| {
                 handle
                     .snapshot

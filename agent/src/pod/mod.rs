@@ -5,7 +5,9 @@
 //! container's backend is withdrawn on its own node before the cluster has heard of it.
 
 mod backoff;
+mod conditions;
 mod container;
+mod ending;
 mod environment;
 mod last_words;
 mod launch;
@@ -13,6 +15,7 @@ mod manager;
 mod node;
 mod outbox;
 mod probe;
+mod pulling;
 mod pulls;
 mod quantity;
 mod record;

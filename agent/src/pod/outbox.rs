@@ -1,5 +1,5 @@
-//! Reports on their way out. Workers never wait for whoever reads them: of a pod's status only the newest counts, and
-//! of events that nobody fetches only so many are kept.
+//! Reports on their way out. Workers never wait for whoever reads them: when nobody does, of a pod's status only the
+//! newest is kept, and of events only so many.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -11,6 +11,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::PodReport;
 
+/// While nobody reads, only the newest status of a pod is kept. Up to here each is told: a death that a restart follows
+/// at once must be seen by whoever withdraws backends.
+const PATIENCE: usize = 256;
 /// Reports beyond these push out the oldest events.
 const LONGEST_QUEUE: usize = 4096;
 
@@ -22,10 +25,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Takes a report. A status replaces the pod's status that still waits.
+    /// Takes a report. When many wait, a status replaces the pod's status that waits.
     pub fn put(&self, report: PodReport) {
         let mut queue = self.lock();
-        if let PodReport::Status { pod, .. } = &report {
+        if queue.len() >= PATIENCE
+            && let PodReport::Status { pod, .. } = &report
+        {
             queue.retain(
                 |waiting| !matches!(waiting, PodReport::Status { pod: other, .. } if other == pod),
             );

@@ -7,13 +7,15 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-        ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec,
-        PodStatus,
+        ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::record::{ContainerRecord, PodRecord, Termination};
+use super::{
+    conditions,
+    record::{ContainerRecord, PodRecord, Termination},
+};
 
 /// What is neither in the pod nor in its record.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +46,7 @@ pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
         .and_then(|spec| spec.init_containers.as_ref())
         .is_some_and(|init| !init.is_empty());
     PodStatus {
-        conditions: Some(conditions(pod, record, phase, place.now)),
+        conditions: Some(conditions::conditions(pod, record, phase, place.now)),
         container_statuses: spec.and_then(|spec| {
             let absent = if has_init && !initialized(spec, record) {
                 "PodInitializing"
@@ -288,135 +290,101 @@ fn terminated(end: &Termination) -> ContainerStateTerminated {
     }
 }
 
-/// The verdict of one condition: reason and message say why it is false.
-struct Verdict {
-    kind: &'static str,
-    holds: bool,
-    reason: Option<&'static str>,
-    message: Option<String>,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-const OURS: [&str; 5] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-];
+    use super::*;
+    use crate::pod::record::{Instance, Waiting};
 
-fn conditions(pod: &Pod, record: &PodRecord, phase: &str, now: Timestamp) -> Vec<PodCondition> {
-    let Some(spec) = &pod.spec else {
-        return Vec::new();
-    };
-    let initialized = initialized(spec, record);
-    let ready = containers_ready(spec, record, phase);
-    let incomplete: Vec<&str> = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| !is_done(container, record))
-        .map(|container| container.name.as_str())
-        .collect();
-    let verdicts = [
-        verdict(OURS[0], record.sandbox),
-        Verdict {
-            reason: (!initialized).then_some("ContainersNotInitialized"),
-            message: (!initialized).then(|| {
-                format!(
-                    "containers with incomplete status: [{}]",
-                    incomplete.join(" ")
-                )
-            }),
-            ..verdict(OURS[1], initialized)
-        },
-        Verdict {
-            kind: OURS[2],
-            ..containers_ready(spec, record, phase)
-        },
-        ready,
-        verdict(OURS[4], true),
-    ];
-    let known = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    let foreign = known
-        .into_iter()
-        .flatten()
-        .filter(|condition| !OURS.contains(&condition.type_.as_str()));
-    let mut all: Vec<PodCondition> = verdicts
-        .into_iter()
-        .map(|verdict| dated(verdict, pod, record, now))
-        .collect();
-    all.extend(foreign.cloned());
-    all
-}
-
-fn verdict(kind: &'static str, holds: bool) -> Verdict {
-    Verdict {
-        kind,
-        holds,
-        reason: None,
-        message: None,
+    fn spec(policy: &str, init: &[&str], main: &[&str]) -> PodSpec {
+        let containers = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| json!({ "name": name }))
+                .collect::<Vec<Value>>()
+        };
+        serde_json::from_value(json!({
+            "restartPolicy": policy, "initContainers": containers(init), "containers": containers(main),
+        }))
+        .expect("a valid spec")
     }
-}
 
-fn containers_ready(spec: &PodSpec, record: &PodRecord, phase: &str) -> Verdict {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| is_sidecar(container));
-    let unready: Vec<&str> = sidecars
-        .chain(&spec.containers)
-        .filter(|container| {
-            let own = record.containers.get(&container.name);
-            !own.is_some_and(|own| own.ready && own.current.is_some())
-        })
-        .map(|container| container.name.as_str())
-        .collect();
-    let kind = OURS[3];
-    let (reason, message) = match phase {
-        "Succeeded" => (Some("PodCompleted"), None),
-        "Failed" => (Some("PodFailed"), None),
-        _ if !unready.is_empty() => (
-            Some("ContainersNotReady"),
-            Some(format!(
-                "containers with unready status: [{}]",
-                unready.join(" ")
-            )),
-        ),
-        _ => (None, None),
-    };
-    Verdict {
-        kind,
-        holds: reason.is_none(),
-        reason,
-        message,
+    fn instance() -> Instance {
+        Instance {
+            id: "i".into(),
+            image: String::new(),
+            image_id: String::new(),
+            started_at: Some(Timestamp::UNIX_EPOCH),
+            stop_signal: 15,
+            stopping_since: None,
+        }
     }
-}
 
-/// A condition keeps its transition time for as long as its status does.
-fn dated(verdict: Verdict, pod: &Pod, record: &PodRecord, now: Timestamp) -> PodCondition {
-    let status = if verdict.holds { "True" } else { "False" };
-    let told = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    let same =
-        |condition: &&PodCondition| condition.type_ == verdict.kind && condition.status == status;
-    let before = record
-        .conditions
-        .iter()
-        .find(same)
-        .or_else(|| told.into_iter().flatten().find(same));
-    let since = before.and_then(|condition| condition.last_transition_time.clone());
-    PodCondition {
-        last_transition_time: Some(since.unwrap_or(Time(now))),
-        message: verdict.message,
-        reason: verdict.reason.map(Into::into),
-        status: status.into(),
-        type_: verdict.kind.into(),
-        ..PodCondition::default()
+    /// "-" has not begun, "run" runs, "wait" waits for a restart, a number is an exit code.
+    fn record(states: &[(&str, &str)]) -> PodRecord {
+        let mut record = PodRecord::new(Timestamp::UNIX_EPOCH);
+        for (name, state) in states {
+            let own = record.container(name);
+            own.attempts = u32::from(*state != "-");
+            match *state {
+                "-" => {}
+                "run" => {
+                    own.current = Some(instance());
+                    own.started = true;
+                    own.ready = true;
+                }
+                "wait" => {
+                    own.end(Termination::lost(&instance(), Timestamp::UNIX_EPOCH));
+                    own.waiting = Some(Waiting::new("CrashLoopBackOff", ""));
+                }
+                code => {
+                    let mut end = Termination::lost(&instance(), Timestamp::UNIX_EPOCH);
+                    end.exit_code = code.parse().expect("an exit code");
+                    own.end(end);
+                }
+            }
+        }
+        record
+    }
+
+    #[test]
+    fn phases_are_kubernetes_own() {
+        let cases: [(&str, &[&str], &[(&str, &str)], &str); 11] = [
+            ("Always", &[], &[("a", "-"), ("b", "run")], "Pending"),
+            ("Always", &[], &[("a", "run"), ("b", "run")], "Running"),
+            ("Always", &[], &[("a", "wait"), ("b", "run")], "Running"),
+            ("Always", &[], &[("a", "0"), ("b", "0")], "Running"),
+            ("OnFailure", &[], &[("a", "0"), ("b", "1")], "Running"),
+            ("OnFailure", &[], &[("a", "0"), ("b", "0")], "Succeeded"),
+            ("Never", &[], &[("a", "0"), ("b", "1")], "Failed"),
+            ("Never", &[], &[("a", "run"), ("b", "1")], "Running"),
+            (
+                "Never",
+                &["i"],
+                &[("i", "1"), ("a", "-"), ("b", "-")],
+                "Failed",
+            ),
+            (
+                "Always",
+                &["i"],
+                &[("i", "wait"), ("a", "-"), ("b", "-")],
+                "Pending",
+            ),
+            (
+                "Always",
+                &["i"],
+                &[("i", "0"), ("a", "run"), ("b", "run")],
+                "Running",
+            ),
+        ];
+        for (policy, init, states, expected) in cases {
+            let spec = spec(policy, init, &["a", "b"]);
+            assert_eq!(
+                phase(Some(&spec), &record(states)),
+                expected,
+                "{policy} {states:?}"
+            );
+        }
     }
 }

@@ -109,6 +109,8 @@ pub struct Worker {
     /// Whether this agent has asked for the pod's network, which it does once also for pods that have one.
     attached: bool,
     refresh_at: Option<Timestamp>,
+    /// What users were told last of what containers share; told again only when it changes.
+    trouble: Option<String>,
     inbox: mpsc::UnboundedReceiver<Wake>,
     saved: Option<PodRecord>,
     published: Option<PodStatus>,
@@ -152,6 +154,7 @@ impl Worker {
             removed: false,
             attached: false,
             refresh_at: None,
+            trouble: None,
             inbox,
             saved: None,
             published: None,
@@ -255,6 +258,7 @@ impl Worker {
             }
             return Next::Sleep(earlier(next, at));
         }
+        self.trouble = None;
         let pod = Arc::clone(&self.pod);
         let default = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&default);
@@ -369,9 +373,14 @@ impl Worker {
             .detach(&self.me.uid)
             .await
             .map_err(io::Error::other)?;
-        let (dir, cgroup) = (self.dir.clone(), self.node.pod_cgroup(&self.me.uid));
+        let (dir, cgroup, logs) = (
+            self.dir.clone(),
+            self.node.pod_cgroup(&self.me.uid),
+            self.logs_dir(),
+        );
         super::node::blocking(move || {
             crate::runtime::cgroup::remove(&cgroup)?;
+            crate::runtime::bundle::remove_tree(&logs)?;
             sandbox::remove(&dir)
         })
         .await

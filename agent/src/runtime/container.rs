@@ -22,6 +22,9 @@ const START: Duration = Duration::from_secs(60);
 /// How long a shim may take to write down the end of its container.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// Between tries to give a container a new shim.
+const ADOPT_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -233,8 +236,11 @@ impl Container {
                 }
                 tracing::warn!(bundle = %self.bundle.path().display(), "a shim was killed: replacing it");
                 if let Err(error) = self.launcher.shim("adopt", &self.bundle).await {
-                    tracing::warn!(%error, "no new shim: its container's output waits");
-                    return Ok(drop(init.readable().await?));
+                    tracing::warn!(%error, "no new shim yet: its container's output waits");
+                    tokio::select! {
+                        ended = init.readable() => return ended.map(drop),
+                        () = tokio::time::sleep(ADOPT_AGAIN) => {}
+                    }
                 }
                 continue;
             };

@@ -228,6 +228,19 @@ impl Node {
         }
     }
 
+    /// Waits until no container of a pod has left files.
+    pub async fn cleared(&self, uid: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.bundles(uid).is_empty() {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "left behind: {:?}",
+                self.bundles(uid)
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// The folders of a pod's containers.
     pub fn bundles(&self, uid: &str) -> Vec<PathBuf> {
         let folder = self.config.pods_dir().join(uid).join("containers");

@@ -18,6 +18,8 @@ use super::{
     follow::Pipes,
 };
 
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
 /// Why there is no container.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -40,7 +42,15 @@ pub fn start(bundle: &Bundle, config: &ShimConfig, pipes: &Pipes) -> Result<Star
     let fail = |operation| move |source| BuildError::Io { operation, source };
     std::fs::create_dir_all(bundle.runtime_root()).map_err(fail("make the runtime's folder"))?;
     let null = File::open("/dev/null").map_err(fail("open /dev/null"))?;
-    let mut container = build(bundle, config, null, pipes).map_err(|error| refused(&error))?;
+    log_errors();
+    let own_score =
+        std::fs::read_to_string(OOM_SCORE).map_err(fail("read the shim's oom score"))?;
+    let mut container = build(bundle, config, null, pipes)
+        .map_err(|error| with_first_cause(bundle, refused(&error)))?;
+    // libcontainer gives the shim what is meant for the container, which may be "killed first".
+    if let Err(error) = std::fs::write(OOM_SCORE, own_score.trim()) {
+        eprintln!("shim: cannot take the oom score back: {error}");
+    }
     let pid = container
         .pid()
         .ok_or_else(|| BuildError::Refused("the container has no process".into()))?;
@@ -84,6 +94,35 @@ fn build(
         .as_init(bundle.path())
         .with_systemd(false)
         .build()
+}
+
+/// libcontainer's processes log what they met, and send each other only what they were about to do.
+fn log_errors() {
+    let logged = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::ERROR)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_level(false)
+        .with_target(false)
+        .without_time()
+        .try_init();
+    if let Err(error) = logged {
+        eprintln!("shim: cannot log: {error}");
+    }
+}
+
+/// Adds what was logged first, which is where it began.
+fn with_first_cause(bundle: &Bundle, error: BuildError) -> BuildError {
+    let BuildError::Refused(text) = error else {
+        return error;
+    };
+    let log = std::fs::read_to_string(bundle.shim_log()).unwrap_or_default();
+    match log.lines().find(|line| !line.trim().is_empty()) {
+        Some(first) if !text.starts_with("exec: ") => {
+            BuildError::Refused(format!("{text}: {}", first.trim()))
+        }
+        _ => BuildError::Refused(text),
+    }
 }
 
 /// The innermost cause, in the words of the runtimes that users know where it is one that they meet every day.

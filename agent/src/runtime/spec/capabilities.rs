@@ -85,7 +85,7 @@ mod tests {
                 capabilities_drop: own(drop),
                 ..Security::default()
             };
-            assert_eq!(effective(&security), own(expected), "{add:?} {drop:?}");
+            assert_eq!(wanted(&security), own(expected), "{add:?} {drop:?}");
         }
     }
 }

@@ -183,7 +183,7 @@ pub fn document(config: &ContainerConfig, rootfs: &Path) -> Value {
             "inheritable": [],
             "ambient": [],
         },
-        "oomScoreAdj": config.resources.oom_score_adj,
+        "oomScoreAdj": permitted_oom_score(config.resources.oom_score_adj),
     });
     // Present only when true: libcontainer takes its mere presence for a reason to install the filter late, when the
     // capability that this would need without no_new_privs is gone.
@@ -197,6 +197,25 @@ pub fn document(config: &ContainerConfig, rootfs: &Path) -> Value {
         "mounts": mounts(config),
         "linux": linux,
     })
+}
+
+/// Only who has `CAP_SYS_RESOURCE` may protect a process better than itself is.
+fn permitted_oom_score(wanted: i32) -> i32 {
+    if caps::has_cap(
+        None,
+        caps::CapSet::Effective,
+        caps::Capability::CAP_SYS_RESOURCE,
+    )
+    .unwrap_or(false)
+    {
+        return wanted;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj");
+    let own = own
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    wanted.max(own)
 }
 
 fn namespaces(namespaces: &Namespaces) -> Value {
