@@ -151,7 +151,7 @@ fn deleted(mut pod: Pod, grace: i64) -> Arc<Pod> {
 async fn deleted_pod_ends_gracefully_and_leaves_nothing() {
     let node = Node::new().await;
     let pod = pod(script(
-        "trap 'echo bye; exit 0' TERM; echo up; while true; do sleep 0.05; done",
+        "trap 'printf bye > /dev/termination-log; exit 0' TERM; echo up; while true; do sleep 0.05; done",
     ));
     let uid = pod.metadata.uid.clone().expect("a uid");
     node.apply(pod.clone()).await;
