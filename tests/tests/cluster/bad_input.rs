@@ -114,8 +114,8 @@ const ROWS: &[Row] = &[
     ),
     (
         "a namespace that does not exist",
-        &["create", "configmap", "bad", "-n", "nowhere"],
-        "",
+        CREATE,
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: bad, namespace: nowhere}}",
         &["namespaces \"nowhere\" not found"],
     ),
     (
@@ -137,7 +137,8 @@ pub fn manifests_get_kubernetes_answers(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
     let mut faults = Vec::new();
     for (name, arguments, input, expected) in ROWS {
-        let answer = cluster.try_kubectl(arguments, input)?;
+        // kubectl takes what begins with a brace for JSON.
+        let answer = cluster.try_kubectl(arguments, &format!("---\n{input}"))?;
         let missing: Vec<_> = expected
             .iter()
             .filter(|words| !answer.stderr.contains(**words))

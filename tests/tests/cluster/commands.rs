@@ -23,6 +23,11 @@ pub fn pod(name: &str, containers: &Value) -> String {
     .to_string()
 }
 
+/// A manifest of the smallest kind. (`kubectl create configmap` speaks protobuf from 1.32 on; files go as JSON.)
+pub fn config_map(name: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  a: b\n")
+}
+
 fn idle() -> Value {
     json!([{"name": "idle", "image": "localhost/portolan-demo:1", "args": ["idle"]}])
 }
@@ -63,7 +68,7 @@ pub fn get_lists_every_kind(stage: &Stage) -> Result<()> {
         ),
     ] {
         let arguments = if kind == "configmaps" {
-            cluster.kubectl(&["create", "configmap", "listed", "--from-literal=a=b"])?;
+            cluster.apply(&config_map("listed"))?;
             ["get", kind, "-A", "--field-selector=metadata.name=listed"]
         } else {
             ["get", kind, "-A", "--output="]
@@ -223,7 +228,7 @@ pub fn describe_tells_a_pods_story(stage: &Stage) -> Result<()> {
         "Restart Count:  ",
         "memory:  64Mi",
         "NODE_NAME:   (v1:spec.nodeName)",
-        "QoS Class:                   Burstable",
+        "Burstable",
         "Successfully assigned default/web-",
         "Created",
         "Started",

@@ -87,7 +87,7 @@ impl std::ops::Deref for Use<'_> {
 pub fn up_replaces_a_cluster(stage: &Stage) -> Result<()> {
     {
         let cluster = stage.cluster()?;
-        cluster.kubectl(&["create", "configmap", "of-the-old-cluster"])?;
+        cluster.apply(&super::commands::config_map("of-the-old-cluster"))?;
     }
     let mut scene = stage.scene();
     if let Some(old) = scene.cluster.take() {

@@ -143,7 +143,7 @@ fn main() -> ExitCode {
         .map(|(name, test)| {
             let stage = Arc::clone(&stage);
             Trial::test(*name, move || {
-                test(&stage).map_err(|error| Failed::from(format!("{error:?}")))
+                test(&stage).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
         .collect();
