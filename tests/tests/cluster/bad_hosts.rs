@@ -125,7 +125,11 @@ pub fn a_full_disk_is_told(stage: &Stage) -> Result<()> {
             .context("run portolan-agent image")
     };
     let archive = target_folder()?.join("portolan-demo.tar");
-    let imported = image(&["import", &archive.to_string_lossy()]);
+    let imported = image(&[
+        "import",
+        "--name=localhost/full:1",
+        &archive.to_string_lossy(),
+    ]);
     let listed = image(&["list"]);
     run("umount", &[])?;
     let imported = imported?;
@@ -136,7 +140,7 @@ pub fn a_full_disk_is_told(stage: &Stage) -> Result<()> {
     );
     let listed = listed?;
     ensure!(
-        !all_words(&listed).contains("portolan-demo"),
+        !all_words(&listed).contains("localhost/full"),
         "{}",
         all_words(&listed)
     );
