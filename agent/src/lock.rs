@@ -7,12 +7,17 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+
+/// How long a killed process may take to let go of its files.
+const DYING: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why the directory can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,19 @@ pub struct StateLock {
 }
 
 impl StateLock {
+    /// Takes the directory, also from an agent that was killed and has not quite ended.
+    pub async fn take_soon(state_dir: &Path) -> Result<Self, LockError> {
+        let deadline = Instant::now() + DYING;
+        loop {
+            match Self::take(state_dir) {
+                Err(LockError::Held { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
     /// Takes the directory, or says who has it.
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         let path = state_dir.join("agent.lock");
@@ -101,5 +119,17 @@ mod tests {
         assert_eq!(error.to_string(), expected);
         drop(first);
         StateLock::take(state.path()).expect("free again");
+    }
+
+    #[tokio::test]
+    async fn a_dying_agents_directory_is_had_when_it_has_ended() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let dying = StateLock::take(state.path()).expect("free");
+        let ending = tokio::spawn(async move {
+            tokio::time::sleep(LOOK_AGAIN * 3).await;
+            drop(dying);
+        });
+        StateLock::take_soon(state.path()).await.expect("free soon");
+        ending.await.expect("no panic");
     }
 }

@@ -21,7 +21,9 @@ pub async fn teardown(state_dir: &Path) -> anyhow::Result<()> {
     if !state_dir.is_dir() {
         return Ok(());
     }
-    let _lock = StateLock::take(state_dir).context("stop the agent first")?;
+    let _lock = StateLock::take_soon(state_dir)
+        .await
+        .context("stop the agent first")?;
     let Some(record) = AgentRecord::load(state_dir)? else {
         return Ok(());
     };

@@ -65,7 +65,7 @@ struct Prepared {
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let object = preflight(&args)?;
     files::create_private_directory(&args.state_dir)?;
-    let _lock = StateLock::take(&args.state_dir)?;
+    let _lock = StateLock::take_soon(&args.state_dir).await?;
     let (node, opening) = prepare(args, object).await?;
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
