@@ -38,10 +38,10 @@ impl Default for Capacity {
 /// Whether the XDP program may send packets out of the uplink itself (`XDP_TX`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transmit {
-    /// Yes, unless the uplink is a veth, whose peer silently drops such packets when it has no XDP program.
+    /// Yes, unless the uplink is a veth whose peer runs no XDP program: such a peer drops what XDP sends, silently.
     #[default]
     Auto,
-    /// Yes: on a veth the caller knows that the peer runs `xdp_pass` (or another XDP program).
+    /// Yes: the caller knows that the other end takes such packets.
     Always,
     /// No: what XDP would send goes up to tcx, which forwards it.
     Never,

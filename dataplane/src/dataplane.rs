@@ -1,7 +1,7 @@
 //! The dataplane as its callers see it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use portolan_abi::{
     ABI_VERSION,
     address::{V4, V6},
     backend::state,
-    config::{NodeConfig, flags},
+    config::flags,
     pod::PodEntry,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     pods::Pods,
     programs::{POD, Programs, Run, UPLINK},
     services::{Context, Services},
-    sys::{self, Mapped},
+    sys::{self, Map},
 };
 
 /// The loaded programs and the maps they share with this process.
@@ -41,6 +41,8 @@ pub struct Dataplane {
     backends: Backends,
     services: Services,
     pods: Pods,
+    attached: BTreeMap<String, PodInterface>,
+    uplink: Option<String>,
 }
 
 impl Dataplane {
@@ -54,31 +56,66 @@ impl Dataplane {
         let backends = Backends::restore(&maps);
         let services = Services::restore(&maps, &backends)?;
         let pods = Pods::restore(&maps)?;
-        Ok(Self {
+        let attached = attached(&programs, &pods)?;
+        let mut dataplane = Self {
             config,
             programs,
             maps,
             backends,
             services,
             pods,
-        })
+            attached,
+            uplink: None,
+        };
+        dataplane.forget_lost_pods()?;
+        Ok(dataplane)
+    }
+
+    /// Forgets the addresses of pods whose interfaces went away while nobody was looking.
+    fn forget_lost_pods(&mut self) -> Result<(), Error> {
+        let there: BTreeSet<IpAddr> = self
+            .attached
+            .values()
+            .flat_map(|pod| &pod.addresses)
+            .copied()
+            .collect();
+        let lost: Vec<IpAddr> = self
+            .pods
+            .addresses()
+            .filter(|address| !there.contains(address))
+            .collect();
+        lost.into_iter()
+            .try_for_each(|address| self.forget_address(address))
+    }
+
+    fn forget_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        self.set_withdrawn(address, Withdrawal::Detached, true)?;
+        let ids: Vec<u32> = self.backends.at(address).collect();
+        for id in ids {
+            self.backends.release(&self.maps, id, state::GONE);
+            backends::set_place(&self.maps, id, &Place::Stack);
+        }
+        self.pods.remove(&self.maps, address)
     }
 
     /// Attaches XDP (native, else generic) and tcx to the uplink, which is looked up in the caller's namespace.
     pub fn attach_uplink(&mut self, interface: &str) -> Result<XdpMode, Error> {
         let index = index_of(interface)?;
-        let transmits = match self.config.transmit {
-            Transmit::Always => true,
-            Transmit::Never => false,
-            // A driver that does not say what it is, is none whose peer could drop what XDP sends.
-            Transmit::Auto => sys::driver(interface).is_ok_and(|driver| driver != "veth"),
-        };
-        let mut config = self.maps.config.get(0);
-        config.uplink = index;
-        config.flags = if transmits { flags::XDP_TRANSMIT } else { 0 };
-        self.maps.config.set(0, config);
+        self.set_uplink(index, transmits(self.config.transmit, interface, index));
+        self.uplink = Some(interface.to_owned());
+        self.programs.leave_other_uplinks(index)?;
         self.programs.attach_tcx(UPLINK, interface, index)?;
         self.programs.attach_xdp(interface, index)
+    }
+
+    fn set_uplink(&self, index: u32, transmits: bool) {
+        let before = self.maps.config.get(0);
+        let mut config = before;
+        config.uplink = index;
+        config.flags = if transmits { flags::XDP_TRANSMIT } else { 0 };
+        if config != before {
+            self.maps.config.set(0, config);
+        }
     }
 
     /// Attaches tcx to a pod's veth and lets packets be delivered into the pod. Idempotent.
@@ -101,48 +138,30 @@ impl Dataplane {
             }
             self.set_withdrawn(address, Withdrawal::Detached, false)?;
         }
+        self.attached
+            .insert(pod.host_interface.clone(), pod.clone());
         Ok(())
     }
 
     /// Forgets a pod: its link is removed, its addresses lead nowhere and flows to it are reset. Succeeds for an
     /// unknown one.
     pub fn detach_pod(&mut self, host_interface: &str) -> Result<(), Error> {
-        let pods = self.pods()?;
-        for pod in pods
-            .iter()
-            .filter(|pod| pod.host_interface == host_interface)
-        {
-            for &address in &pod.addresses {
-                self.set_withdrawn(address, Withdrawal::Detached, true)?;
-                let ids: Vec<u32> = self.backends.at(address).collect();
-                for id in ids {
-                    self.backends.release(&self.maps, id, state::GONE);
-                    backends::set_place(&self.maps, id, &Place::Stack);
-                }
-                self.pods.remove(&self.maps, address)?;
-            }
+        let addresses = self
+            .attached
+            .get(host_interface)
+            .map(|pod| pod.addresses.clone());
+        for address in addresses.unwrap_or_default() {
+            self.forget_address(address)?;
         }
-        self.programs.detach(POD, host_interface)
+        self.programs.detach(POD, host_interface)?;
+        self.attached.remove(host_interface);
+        Ok(())
     }
 
-    /// The pods that are attached, adopted ones included. Interfaces that are gone by now are among them.
+    /// The pods that are attached and whose interfaces exist, adopted ones included.
     pub fn pods(&self) -> Result<Vec<PodInterface>, Error> {
-        let pods = self
-            .programs
-            .pinned()?
-            .into_iter()
-            .filter_map(|(name, interface)| {
-                let host_interface = name.strip_prefix(POD)?.strip_prefix('-')?.to_owned();
-                let addresses = self.pods.behind(interface);
-                let pod_mac = addresses.first().map_or([0; 6], |(_, mac)| *mac);
-                let addresses = addresses.into_iter().map(|(address, _)| address).collect();
-                Some(PodInterface {
-                    host_interface,
-                    addresses,
-                    pod_mac,
-                })
-            });
-        Ok(pods.collect())
+        let lives = |pod: &&PodInterface| sys::index_of(&pod.host_interface).is_ok();
+        Ok(self.attached.values().filter(lives).cloned().collect())
     }
 
     /// Makes or changes a service; packets see the old or the new one, nothing between. Idempotent.
@@ -249,12 +268,17 @@ impl Dataplane {
         Ok(counts.collect())
     }
 
-    /// Takes aged flows out and frees what only they held. To be called about once a second.
+    /// Takes aged flows out and frees what only they held, and looks again whether XDP may send. To be called about once
+    /// a second.
     pub fn sweep(&mut self) -> Result<Swept, Error> {
         let census = flows::sweep(&self.maps);
         let freed = self
             .backends
             .collect(&self.maps, |id| census.is_referred(id));
+        if let Some(interface) = &self.uplink {
+            let index = index_of(interface)?;
+            self.set_uplink(index, transmits(self.config.transmit, interface, index));
+        }
         Ok(Swept {
             live: census.live,
             expired: census.expired,
@@ -322,6 +346,44 @@ fn place(
     }
 }
 
+/// The pods that pinned links and the maps tell of.
+fn attached(programs: &Programs, pods: &Pods) -> Result<BTreeMap<String, PodInterface>, Error> {
+    let pods = programs
+        .pinned()?
+        .into_iter()
+        .filter_map(|(name, interface)| {
+            let host_interface = name.strip_prefix(POD)?.strip_prefix('-')?.replace(',', ".");
+            let addresses = pods.behind(interface);
+            let pod_mac = addresses.first().map_or([0; 6], |(_, mac)| *mac);
+            let addresses = addresses.into_iter().map(|(address, _)| address).collect();
+            Some((
+                host_interface.clone(),
+                PodInterface {
+                    host_interface,
+                    addresses,
+                    pod_mac,
+                },
+            ))
+        });
+    Ok(pods.collect())
+}
+
+/// Whether XDP may send on an interface.
+fn transmits(wish: Transmit, interface: &str, index: u32) -> bool {
+    match wish {
+        Transmit::Always => true,
+        Transmit::Never => false,
+        // A driver that does not say what it is, is none whose peer could drop what XDP sends.
+        Transmit::Auto => match sys::driver(interface) {
+            Ok(driver) if driver == "veth" => sys::peer_runs_xdp(index).unwrap_or_else(|error| {
+                tracing::debug!(interface, %error, "the veth's peer cannot be looked at");
+                false
+            }),
+            _ => true,
+        },
+    }
+}
+
 fn index_of(interface: &str) -> Result<u32, Error> {
     sys::index_of(interface).map_err(|_| Error::InterfaceMissing(interface.to_owned()))
 }
@@ -346,9 +408,10 @@ fn check_pins(pins: &Path) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
-    let config =
-        Mapped::<NodeConfig>::open(&path).map_err(|error| failed("adopt map", &path, error))?;
-    match config.get(0).abi_version {
+    let version = Map::open(&path)
+        .and_then(|map| map.first_word())
+        .map_err(|error| failed("adopt map", &path, error))?;
+    match version {
         // Zero: whoever made the maps ended before it had configured them.
         0 | ABI_VERSION => Ok(()),
         found => Err(Error::AbiMismatch {

@@ -24,10 +24,11 @@
 //! # XDP on the uplink
 //! [`Dataplane::attach_uplink`] runs XDP in the driver, else in the stack, and says which. XDP itself sends only what
 //! leaves the node again (`NodePort` traffic for another node, its replies, refusals); what is for a pod of this node goes up
-//! to tcx, which keeps GSO and offloaded checksums and puts it straight into the pod. On a veth, XDP drops what it sends
-//! when the peer runs no XDP program, so that by default ([`Transmit::Auto`]) it sends nothing there: the peer must run
-//! `xdp_pass` (the object `portolan-xdp-pass.o`) and complete checksums ([`offload_checksums`]) before
-//! [`Transmit::Always`] makes sense. A packet whose checksum is not complete always goes up to tcx.
+//! to tcx, which keeps GSO and offloaded checksums and puts it straight into the pod. A veth drops what XDP sends when its
+//! peer runs no XDP program, so that by default ([`Transmit::Auto`]) XDP sends there only while the peer runs one: the
+//! program `xdp_pass` of `portolan-xdp-pass.o` will do. XDP leaves packets to tcx whose checksum is not complete; on a
+//! veth they are complete when the peer does not offload them ([`offload_checksums`]). Without either, everything works,
+//! by tcx.
 //!
 //! # How to inspect
 //! `bpftool map dump pinned DIR/SERVICES_V4`, `bpftool link show`, `bpftool net`; [`Dataplane::services`],

@@ -147,9 +147,6 @@ fn mapped<T: sys::Plain>(pins: &Path, name: &str) -> Result<Mapped<T>, Error> {
 
 /// An error of a system call on a file or a map.
 pub fn failed(operation: &'static str, object: &Path, source: io::Error) -> Error {
-    if source.raw_os_error() == Some(libc::EPERM) {
-        return Error::NotPermitted;
-    }
     Error::System {
         operation,
         object: object.display().to_string(),

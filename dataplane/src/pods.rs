@@ -35,6 +35,11 @@ impl Pods {
         })
     }
 
+    /// Every address that is in a pod.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.entries.keys().copied()
+    }
+
     /// How to put a packet into the pod with an address.
     pub fn get(&self, address: IpAddr) -> Option<PodEntry> {
         self.entries.get(&address).copied()

@@ -225,6 +225,16 @@ impl Programs {
         Ok(XdpMode::Absent)
     }
 
+    /// Detaches what hangs on an uplink that is no longer the node's.
+    pub fn leave_other_uplinks(&self, index: u32) -> Result<(), Error> {
+        for (name, interface) in self.pinned()? {
+            if interface != index && (name.starts_with(XDP) || name.starts_with(UPLINK)) {
+                remove(&self.links.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Detaches a program from an interface; succeeds if it is not attached.
     pub fn detach(&self, program: &str, interface: &str) -> Result<(), Error> {
         remove(&self.pin(program, interface))

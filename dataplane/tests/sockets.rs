@@ -62,7 +62,7 @@ fn pods_reach_a_cluster_ip_and_the_local_backend_is_preferred() {
 
 #[test]
 fn node_ports_are_reached_from_outside_and_from_pods() {
-    for transmit in [Transmit::Never, Transmit::Always] {
+    for transmit in [Transmit::Never, Transmit::Auto] {
         let mut lab = lab(transmit);
         for protocol in PROTOCOLS {
             let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();

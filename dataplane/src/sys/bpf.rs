@@ -246,6 +246,18 @@ impl Map {
         }
     }
 
+    /// The first four bytes of an array's first value, whatever size its values have.
+    pub fn first_word(&self) -> io::Result<u32> {
+        let mut value = vec![0_u8; self.value_size as usize];
+        let mut attr = self.attr(&0_u32);
+        attr.value_or_next = value.as_mut_ptr() as u64;
+        call(MAP_LOOKUP, &mut attr)?;
+        let word = value
+            .first_chunk()
+            .ok_or_else(|| io::Error::other("a value of under four bytes"))?;
+        Ok(u32::from_ne_bytes(*word))
+    }
+
     /// The values of a key on every CPU.
     pub fn get_per_cpu<V: Plain>(&self, key: u32, cpus: usize) -> io::Result<Vec<V>> {
         assert_eq!(

@@ -4,10 +4,12 @@
 mod bpf;
 mod device;
 mod memory;
+mod netlink;
 
 pub use bpf::{Map, Plain, link_interface, possible_cpus};
 pub use device::{driver, index_of, mac_of, offload_checksums};
 pub use memory::Mapped;
+pub use netlink::peer_runs_xdp;
 
 /// Nanoseconds of the clock that the kernel programs tell flows' ages by.
 pub fn coarse_now() -> u64 {

@@ -96,7 +96,7 @@ impl Lab {
         }
         other.ip(&format!("route add 10.244.1.0/24 via {}", NODE[0]));
         other.ip(&format!("route add fd00:244:1::/64 via {}", NODE[1]));
-        if transmit == Transmit::Always {
+        if transmit != Transmit::Never {
             make_wire(&fabric, "port0");
         }
         let pins = BpfFs::new();

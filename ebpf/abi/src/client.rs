@@ -112,10 +112,12 @@ fn search<A: Address, T: Tables<A>>(
     if transit_only && (source_nat.is_none() || backend.delivery != delivery::NEIGHBOUR) {
         return Outcome::PASS;
     }
+    // A flow whose backend is gone is reset, so that its slot is soon free.
+    let flags = if stays { packet.tcp_flags } else { tcp::RST };
+    flow_table::refresh(bucket, slot, meta, Sender::Client, flags, now);
     if !stays {
         return Outcome::refuse(DropReason::BackendGone, backend.service);
     }
-    flow_table::refresh(bucket, slot, meta, Sender::Client, packet.tcp_flags, now);
     let port = match source_nat {
         None => Be16(0),
         Some(index) => source_nat::port_of_place(index, slot),
