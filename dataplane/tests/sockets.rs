@@ -123,3 +123,27 @@ fn a_pod_reaches_itself_through_its_service() {
         }
     }
 }
+
+#[test]
+fn a_direct_connection_is_not_taken_for_an_old_flow_of_a_service() {
+    let mut lab = lab(Transmit::Never);
+    let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();
+    lab.dataplane
+        .upsert(&service(Protocol::Tcp, local))
+        .expect("a valid service");
+    for port in 45_000..45_003 {
+        // One port for both connections, so that the second meets the flow of the first.
+        let status = std::process::Command::new("ip")
+            .args(["netns", "exec", lab.client.name(), "sysctl", "-qw"])
+            .arg(format!("net.ipv4.ip_local_port_range={port} {port}"))
+            .status()
+            .expect("a namespace's knobs can be set");
+        assert!(status.success());
+        for (family, vip) in CLUSTER.iter().enumerate() {
+            let direct = address(lab::LOCAL[family]);
+            for to in [(address(vip), PORT), (direct, TARGET)] {
+                assert_eq!(ask_from(&lab.client, Protocol::Tcp, to).server, "local");
+            }
+        }
+    }
+}

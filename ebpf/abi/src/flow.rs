@@ -114,10 +114,17 @@ impl Stage {
         self.is_in(Self::OVER)
     }
 
+    /// Whether one end has said its last word, so that neither can be opening this connection any more.
+    #[inline(always)]
+    pub const fn is_closing(self) -> bool {
+        self.is_in(Self::CLOSING)
+    }
+
     // Sets of stages as bits, and numbers by stage as fields of a word: one shift instead of a branch a stage. The
     // verifier follows every branch, in each of the eight slots of a bucket.
     const CONFIRMED: u64 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9;
     const OVER: u64 = 1 << 6 | 1 << 7;
+    const CLOSING: u64 = 1 << 4 | 1 << 5 | Self::OVER;
     const SLOW: u64 = 1 << 3;
     const LIFETIMES: u64 = {
         let by_stage = [0, 60, 60, 120, 120, 120, 60, 10, 30, 120];

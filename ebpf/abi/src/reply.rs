@@ -10,7 +10,7 @@ use crate::{
     rewrite::Rewrite,
     source_nat,
     tables::{Hook, Tables},
-    tcp::Sender,
+    tcp::{self, Sender},
 };
 
 /// Looks in the flow table.
@@ -40,6 +40,12 @@ pub fn from_flows<A: Address, T: Tables<A>>(
     }
     if hook.is_transit_only() {
         return Outcome::PASS;
+    }
+    // A backend that accepts a connection on the tuple of one that is closing accepts a connection to its own address:
+    // the client uses its port anew, and this flow must not answer for it.
+    if tcp::accepts(packet.tcp_flags) && meta.stage().is_closing() {
+        bucket.exchange(slot, meta, Meta(meta.0 & Meta::LOCK));
+        return Outcome::UNKNOWN;
     }
     settle(packet, &bucket, slot, meta, tables, rewrite)
 }

@@ -36,6 +36,12 @@ pub const fn opens(protocol: u8, flags: u8) -> bool {
     protocol == protocol::TCP && flags & (SYN | ACK | RST | FIN) == SYN
 }
 
+/// Whether a packet of a backend accepts a connection.
+#[inline(always)]
+pub const fn accepts(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN | ACK
+}
+
 /// The stage after a packet.
 #[inline(always)]
 pub const fn next(stage: Stage, sender: Sender, flags: u8) -> Stage {
