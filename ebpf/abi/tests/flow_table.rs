@@ -21,12 +21,12 @@ struct Words([AtomicU64; 16]);
 #[derive(Clone, Copy)]
 struct View<'a>(&'a Words);
 
-impl View<'_> {
-    fn addresses(&self, slot: u32) -> u64 {
+impl<'a> View<'a> {
+    fn addresses(self, slot: u32) -> u64 {
         self.0.0[slot as usize * 2].load(Ordering::Acquire)
     }
 
-    fn word(&self, slot: u32) -> &AtomicU64 {
+    fn word(self, slot: u32) -> &'a AtomicU64 {
         &self.0.0[slot as usize * 2 + 1]
     }
 }
