@@ -84,7 +84,7 @@ impl Metadata {
 
 impl Layer {
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), ImageError> {
-        let path = entry.path().map(|path| path.into_owned());
+        let path = entry.path().map(std::borrow::Cow::into_owned);
         let path = path.map_err(|source| ImageError::Unpack {
             path: PathBuf::from("the layer"),
             source,

@@ -18,7 +18,7 @@ use super::{
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Between two pieces of an answer.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 const USER_AGENT: &str = concat!("portolan-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Pulls images into a store.

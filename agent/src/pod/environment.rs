@@ -264,7 +264,7 @@ fn field(path: &str, facts: Facts<'_>) -> Result<String, EnvironmentError> {
     Ok(value.unwrap_or_default())
 }
 
-/// metadata.labels['app'], metadata.annotations['note'].
+/// `metadata.labels['app']`, `metadata.annotations['note']`.
 fn keyed(
     path: &str,
     metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -381,7 +381,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
         {
             match known.get(name) {
                 Some(value) => result.push_str(value),
-                None => result.push_str(&format!("$({name})")),
+                None => result.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {

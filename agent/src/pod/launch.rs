@@ -191,23 +191,18 @@ impl Worker {
                 self.watch(container, id, running);
                 None
             }
-            Err(error) => self.not_started(container, instance, &super::chain(&error)),
+            Err(error) => Some(self.not_started(container, &instance, &super::chain(&error))),
         }
     }
 
-    fn not_started(
-        &mut self,
-        container: &Container,
-        instance: Instance,
-        why: &str,
-    ) -> Option<Timestamp> {
+    fn not_started(&mut self, container: &Container, instance: &Instance, why: &str) -> Timestamp {
         let message = format!(
             "failed to create shim task: OCI runtime create failed: unable to start container process: \
              error during container init: {why}"
         );
         let id = instance.id.clone();
         let now = Timestamp::now();
-        let end = Termination::not_started(&instance, message.clone(), now);
+        let end = Termination::not_started(instance, message.clone(), now);
         let spec = self.pod.spec.clone().unwrap_or_default();
         let is_init = spec
             .init_containers
@@ -222,7 +217,7 @@ impl Worker {
         self.node
             .event(&self.me, Warning, "Failed", format!("Error: {message}"));
         // At once: the first restart does not wait.
-        Some(now)
+        now
     }
 
     /// A container's files, its root mounted and its configuration written.

@@ -56,12 +56,12 @@ impl Outbox {
             };
             let report = loop {
                 let next = self.lock().pop_front();
-                match next {
-                    Some(report) => break report,
-                    None => tokio::select! {
-                        () = self.filled.notified() => {}
-                        () = reports.closed() => return,
-                    },
+                if let Some(report) = next {
+                    break report;
+                }
+                tokio::select! {
+                    () = self.filled.notified() => {}
+                    () = reports.closed() => return,
                 }
             };
             place.send(report);

@@ -100,13 +100,13 @@ impl Worker {
         name: &str,
         id: &str,
         kind: ProbeKind,
-        verdict: Result<(), String>,
+        verdict: &Result<(), String>,
         decided: bool,
     ) {
         if self.live.get(name).is_none_or(|live| live.id != id) {
             return;
         }
-        if let Err(message) = &verdict {
+        if let Err(message) = verdict {
             let text = format!("{} probe failed: {message}", kind.title());
             self.node.event(&self.me, Warning, "Unhealthy", text);
         }
@@ -306,11 +306,11 @@ async fn http_get(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
         ("Accept", "*/*".to_owned()),
     ] {
         if !has(name) {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            request.extend([name, ": ", value.as_str(), "\r\n"]);
         }
     }
     for header in headers {
-        request.push_str(&format!("{}: {}\r\n", header.name, header.value));
+        request.extend([header.name.as_str(), ": ", header.value.as_str(), "\r\n"]);
     }
     request.push_str("Connection: close\r\n\r\n");
     let fail = |error: std::io::Error| format!("Get \"http://{bracketed}:{port}{path}\": {error}");

@@ -44,7 +44,7 @@ fn scaled(text: &str, factor: f64) -> Option<u64> {
     };
     // What 0.1 can't say exactly must not round up to one more.
     let value = (number * scale * factor * 1e6).round() / 1e6;
-    (value >= 0.0 && value <= 9e18).then(|| value.ceil() as u64)
+    (0.0..=9e18).contains(&value).then(|| value.ceil() as u64)
 }
 
 #[cfg(test)]

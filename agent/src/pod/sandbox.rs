@@ -137,11 +137,11 @@ fn resolv_conf(spec: &PodSpec) -> io::Result<String> {
     }
     if let Some(own) = &spec.dns_config {
         for server in own.nameservers.iter().flatten() {
-            text.push_str(&format!("nameserver {server}\n"));
+            text.extend(["nameserver ", server, "\n"]);
         }
         let searches = own.searches.iter().flatten().cloned().collect::<Vec<_>>();
         if !searches.is_empty() {
-            text.push_str(&format!("search {}\n", searches.join(" ")));
+            text.extend(["search ", searches.join(" ").as_str(), "\n"]);
         }
         let options: Vec<String> = own
             .options
@@ -158,7 +158,7 @@ fn resolv_conf(spec: &PodSpec) -> io::Result<String> {
             })
             .collect();
         if !options.is_empty() {
-            text.push_str(&format!("options {}\n", options.join(" ")));
+            text.extend(["options ", options.join(" ").as_str(), "\n"]);
         }
     }
     Ok(text)

@@ -194,7 +194,7 @@ fn phase(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
                 .as_ref()
                 .is_some_and(|current| current.started_at.is_some()) =>
             {
-                running += 1
+                running += 1;
             }
             Some(end)
                 if restarts(spec, container, false, end.exit_code)
@@ -350,7 +350,8 @@ mod tests {
 
     #[test]
     fn phases_are_kubernetes_own() {
-        let cases: [(&str, &[&str], &[(&str, &str)], &str); 11] = [
+        type States = &'static [(&'static str, &'static str)];
+        let cases: [(&str, &[&str], States, &str); 11] = [
             ("Always", &[], &[("a", "-"), ("b", "run")], "Pending"),
             ("Always", &[], &[("a", "run"), ("b", "run")], "Running"),
             ("Always", &[], &[("a", "wait"), ("b", "run")], "Running"),

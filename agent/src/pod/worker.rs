@@ -210,7 +210,7 @@ impl Worker {
                 verdict,
                 decided,
             } => {
-                self.probed(&container, &id, kind, verdict, decided);
+                self.probed(&container, &id, kind, &verdict, decided);
             }
         }
     }
@@ -434,7 +434,7 @@ impl Worker {
         match self.dir.record().write(&self.record) {
             Ok(()) => self.saved = Some(self.record.clone()),
             Err(error) => {
-                tracing::error!(pod = self.me.name, %error, "cannot remember the pod's state")
+                tracing::error!(pod = self.me.name, %error, "cannot remember the pod's state");
             }
         }
     }

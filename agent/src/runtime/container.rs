@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A shim that has not answered by then is killed.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// How long a shim may take to write down the end of its container.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -177,12 +177,11 @@ impl Launcher {
             .ok_or_else(|| fail("talk to the shim")(io::Error::from(io::ErrorKind::BrokenPipe)))?;
         let mut text = Vec::new();
         let answered = timeout(START, stdout.read_to_end(&mut text)).await;
-        let answered = match answered {
-            Ok(answered) => answered.map_err(fail("read the shim's answer")),
-            Err(_) => {
-                child.start_kill().map_err(fail("kill a shim that hangs"))?;
-                Err(StartError::Timeout)
-            }
+        let answered = if let Ok(answered) = answered {
+            answered.map_err(fail("read the shim's answer"))
+        } else {
+            child.start_kill().map_err(fail("kill a shim that hangs"))?;
+            Err(StartError::Timeout)
         };
         // Shims outlive this call; reaped here for as long as this agent lives, else by pid 1.
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! Which process is which: a pid alone may mean another process tomorrow, a pid with its start time never does.
 #![forbid(unsafe_code)]
 
-use std::{fs, io};
+use std::{fs, io, os::fd::AsFd as _};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,6 @@ impl ProcessId {
         let Some(pidfd) = self.open()? else {
             return Ok(false);
         };
-        use std::os::fd::AsFd as _;
         let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         Ok(poll(&mut polled, PollTimeout::ZERO)? == 0)
     }

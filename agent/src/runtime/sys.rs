@@ -117,7 +117,7 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xff, 11, struct pidfd_info)`.
 const PIDFD_GET_INFO: libc::Ioctl =
-    ((3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xff << 8) | 11) as libc::Ioctl;
+    ((3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xff << 8) | 0x0b) as libc::Ioctl;
 
 /// Undoes what Rust's start-up and the parent left behind, so that a container starts with default signal handling.
 pub fn reset_signals() -> io::Result<()> {

@@ -222,7 +222,7 @@ fn empty_dir(volume: &Volume, pod: &Pod, place: &Path) -> io::Result<()> {
 
 /// Checks, or makes, what the type of a hostPath volume asks for.
 fn host_path(volume: &Volume) -> Result<(), String> {
-    use std::os::unix::fs::FileTypeExt as _;
+    use std::os::unix::fs::FileTypeExt;
     let Some(source) = &volume.host_path else {
         return Ok(());
     };
@@ -243,9 +243,9 @@ fn host_path(volume: &Volume) -> Result<(), String> {
     let (holds, name) = match kind {
         "Directory" | "DirectoryOrCreate" => (is(fs::FileType::is_dir), "directory"),
         "File" | "FileOrCreate" => (is(fs::FileType::is_file), "file"),
-        "Socket" => (is(|kind| kind.is_socket()), "socket file"),
-        "CharDevice" => (is(|kind| kind.is_char_device()), "character device"),
-        "BlockDevice" => (is(|kind| kind.is_block_device()), "block device"),
+        "Socket" => (is(FileTypeExt::is_socket), "socket file"),
+        "CharDevice" => (is(FileTypeExt::is_char_device), "character device"),
+        "BlockDevice" => (is(FileTypeExt::is_block_device), "block device"),
         _ => (found.is_some(), "file or directory"),
     };
     if holds {

@@ -72,7 +72,7 @@ fn show(place: &Path, files: &Files) -> io::Result<()> {
 }
 
 fn is_same(old: &Path, files: &Files) -> bool {
-    let count = |folder: &Path| fs::read_dir(folder).map(Iterator::count).unwrap_or(0);
+    let count = |folder: &Path| fs::read_dir(folder).map_or(0, Iterator::count);
     let firsts: std::collections::BTreeSet<_> = files
         .keys()
         .filter_map(|path| path.components().next())

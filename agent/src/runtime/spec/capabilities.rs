@@ -22,8 +22,17 @@ const DEFAULT: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
-/// OCI names, sorted.
+/// OCI names, sorted. What the agent itself may not do, no container of it may: a node that is a container has less.
 pub fn effective(security: &Security) -> Vec<String> {
+    let mut set = wanted(security);
+    match caps::read(None, caps::CapSet::Bounding) {
+        Ok(own) => set.retain(|name| own.iter().any(|capability| capability.to_string() == *name)),
+        Err(error) => tracing::warn!(%error, "cannot read the agent's own capabilities"),
+    }
+    set
+}
+
+fn wanted(security: &Security) -> Vec<String> {
     let all = || {
         caps::all()
             .into_iter()

@@ -112,6 +112,10 @@ impl Mount {
 
 /// What a container may do.
 #[derive(Clone, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in a pod's securityContext"
+)]
 pub struct Security {
     /// Everything: all capabilities, all devices, no masks, no filter.
     pub privileged: bool,
@@ -343,6 +347,8 @@ const READ_ONLY_PATHS: [&str; 5] = [
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use oci_spec::runtime::Spec;
 
     use super::*;
@@ -363,10 +369,7 @@ mod tests {
         assert_eq!(linux.masked_paths().as_ref().map(Vec::len), Some(11));
         let process = spec.process().as_ref().expect("a process");
         let capabilities = process.capabilities().as_ref().expect("capabilities");
-        assert_eq!(
-            capabilities.bounding().as_ref().map(|set| set.len()),
-            Some(14)
-        );
+        assert_eq!(capabilities.bounding().as_ref().map(HashSet::len), Some(14));
         assert_eq!(process.no_new_privileges(), None);
     }
 
@@ -382,10 +385,7 @@ mod tests {
         });
         let process = spec.process().as_ref().expect("a process");
         let capabilities = process.capabilities().as_ref().expect("capabilities");
-        assert_eq!(
-            capabilities.effective().as_ref().map(|set| set.len()),
-            Some(0)
-        );
+        assert_eq!(capabilities.effective().as_ref().map(HashSet::len), Some(0));
     }
 
     #[test]
