@@ -206,10 +206,12 @@ impl Node {
             .join(format!("default_p-{uid}_{uid}"))
             .join(container);
         let text = std::fs::read_to_string(path.join(format!("{restart}.log"))).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.splitn(4, ' ').nth(3))
-            .map(|line| format!("{line}\n"))
-            .collect()
+        let mut lines = String::new();
+        for line in text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)) {
+            lines.push_str(line);
+            lines.push('\n');
+        }
+        lines
     }
 
     /// Waits for a line in a container's log.
@@ -284,6 +286,10 @@ fn show_shim_logs(pods: &Path) {
 }
 
 /// A pod of namespace default with a name and uid of its own.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "specs are written where they are used"
+)]
 pub fn pod(spec: Value) -> Pod {
     let uid = format!("u{}", NEXT.fetch_add(1, Ordering::Relaxed));
     serde_json::from_value(json!({
