@@ -38,7 +38,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     pub listen: Vec<SocketAddr>,
     /// A name or address that clients reach this server by. The first is the kubeconfig's.
-    #[arg(long, value_name = "HOST", required = true)]
+    #[arg(long, value_name = "HOST", required = true, value_parser = host)]
     pub advertise: Vec<String>,
     /// Where the cluster's state lies: embedded:FILE, or etcd:URL[,URL...].
     #[arg(long, value_name = "STORE")]
@@ -157,6 +157,14 @@ pub fn check_families(flag: &str, cidrs: &[IpNet]) -> Result<(), String> {
     }
 }
 
+/// A name or address that a certificate can be for.
+fn host(text: &str) -> Result<String, String> {
+    match rustls::pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("expected a DNS name or an IP address".to_owned()),
+    }
+}
+
 /// "90s", "30m", "24h", "7d".
 fn lifetime(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number with s, m, h or d, for example 24h".to_owned();
@@ -206,6 +214,8 @@ mod tests {
     fn bad_values_are_refused() {
         for bad in [
             "--listen=6443",
+            "--advertise=not a name!",
+            "--advertise=10.0.0.1:6443",
             "--store=/var/lib/store",
             "--store=embedded:",
             "--store=etcd:127.0.0.1:2379",

@@ -1,4 +1,28 @@
-//! The control plane: API server, scheduler, controllers and route distribution.
+//! The control plane: API server, scheduler, controllers and route distribution, in one process without state of its
+//! own.
+//!
+//! ```text
+//! kubectl, agents -- TLS --> http --> api (engine) --> store (embedded file, or etcd)
+//!          agents -- gRPC -> grpc      ^    |  watches
+//!                             ^        |    v
+//!                             |     controllers, scheduler, allocation
+//!                             '---- routing (table, generations)
+//! ```
+//!
+//! # Invariants
+//! - Whatever is acknowledged is in the store. The process may be killed at any time and started again.
+//! - Every write of an object goes through [`api`], whoever asks; only the certificate authority, the allocations and
+//!   the nodes' keys lie beside the objects in the store.
+//! - [`routing`], [`scheduler`] and [`controllers`] know no HTTP, no gRPC and no store backend: [`run`] joins the parts.
+//! - A node hears of routes only what its certificate lets it; who a caller is comes from TLS alone.
+//! - What one client does not read holds up nobody: watchers and followers pull at their own pace.
+//!
+//! # How to inspect it
+//! `/readyz?verbose` says what is not ready; `RUST_LOG=portolan_control=debug` shows generations, acks and watches that
+//! end. "every node has the routing table" in the log is the time from an endpoint's change to the last node's maps.
+//!
+//! # How to test it
+//! `cargo test -p portolan-control`. The store's suite runs on a real etcd too and says so when there is none.
 
 #![forbid(unsafe_code)]
 

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::allocation::admission::ServiceAdmission;
 use crate::allocation::{Allocations, Ranges};
-use crate::api::engine::Engine;
+use crate::api::engine::{self, Engine};
 use crate::api::{Api, Status};
 use crate::bootstrap::{self, Cluster};
 use crate::cli::{self, Serve, StoreAddress};
@@ -28,7 +28,7 @@ use crate::controllers::clock::SystemClock;
 use crate::controllers::resources::Kind;
 use crate::controllers::{self, Setup};
 use crate::grpc::{self, token};
-use crate::http::{self, Health, Server};
+use crate::http::{self, Check, Health, Server};
 use crate::pki::{self, Authority, Kubeconfig, write_private};
 use crate::random;
 use crate::resource::Verb;
@@ -38,6 +38,8 @@ use crate::store::embedded::OpenError;
 use crate::store::etcd::ConnectError;
 use crate::store::{self, Embedded, Etcd, Store};
 
+/// Letters that tell one life of one server from all others.
+const EPOCH_LENGTH: usize = 12;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// How long controllers may take to end.
@@ -79,6 +81,9 @@ pub enum Error {
     /// What every cluster has could not be made.
     #[error("can't make what every cluster has")]
     Api(#[from] Status),
+    /// A part that never ends did.
+    #[error("a part of the control plane failed")]
+    Task(#[source] JoinError),
     /// The TLS port broke.
     #[error("the API server failed")]
     Http(#[from] http::Error),
@@ -96,44 +101,75 @@ pub async fn serve(options: Serve, shutdown: CancellationToken) -> Result<(), Er
     let port = port.map_or(0, |address| address.port());
     let store = open(&options.store).await?;
     let authority = Arc::new(Authority::load(&*store).await?);
-    let names = bootstrap::server_names(&options);
-    let tls = pki::server_config(&authority, &authority.server(&names)?)?;
     write_kubeconfig(&options, port, &authority)?;
-
-    let ranges = Ranges {
-        service_cidrs: options.service_cidr.clone(),
-        cluster_cidrs: options.cluster_cidr.clone(),
-        node_ports: options.node_port_range.0.clone(),
+    let mut plane = Plane::start(&options, listeners, store, authority, &shutdown).await?;
+    let ended = tokio::select! {
+        ready = plane.ready.wait(&options, port, &plane.api, &plane.running) => match ready {
+            Ok(()) => {
+                let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(port, elapsed_ms, "ready");
+                tokio::select! {
+                    () = shutdown.cancelled() => Ok(()),
+                    ended = broken(&mut plane.tasks) => ended,
+                }
+            }
+            failed => failed,
+        },
+        () = shutdown.cancelled() => Ok(()),
+        ended = broken(&mut plane.tasks) => ended,
     };
-    let seed = u64::from_le_bytes(random::bytes());
-    let allocations = Allocations::new(&store, &ranges, seed);
-    let admissions = vec![ServiceAdmission::new(Arc::clone(&allocations)) as _];
-    let engine = Engine::start(Arc::clone(&store), admissions).await?;
-    let api: Arc<dyn Api> = Arc::clone(&engine.engine) as _;
-    let health = Health::default();
-    let ready = [
-        health.check("poststarthook/bootstrap"),
-        health.check("controllers"),
-    ];
+    shutdown.cancel();
+    ended.and(plane.stop().await)
+}
 
-    let epoch = random::word(12);
-    let publisher = Arc::new(Publisher::new(&epoch));
-    let services = grpc::router(grpc::Services {
-        api: Arc::clone(&api),
-        store: Arc::clone(&store),
-        authority: Arc::clone(&authority),
-        publisher: Arc::clone(&publisher),
-        shutdown: shutdown.clone(),
-    });
-    let server = Server::new(Arc::clone(&engine.engine), health);
-    let serving = http::serve(listeners, Arc::new(tls), server, services, shutdown.clone());
-    let mut serving = tokio::spawn(serving);
+/// The running parts.
+struct Plane {
+    api: Arc<dyn Api>,
+    running: controllers::Running,
+    ready: Readiness,
+    /// The TLS port, which ends on shutdown.
+    serving: JoinHandle<Result<(), http::Error>>,
+    /// What runs for ever: routing and compaction.
+    tasks: JoinSet<()>,
+    _engine: engine::Running,
+}
 
-    let mut tasks = JoinSet::new();
-    tasks.spawn(routing::run(Arc::clone(&api), publisher));
-    tasks.spawn(store::compactor::run(store, store::compactor::INTERVAL));
-    let running = controllers::start(
-        Setup {
+impl Plane {
+    async fn start(
+        options: &Serve,
+        listeners: Vec<TcpListener>,
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let names = bootstrap::server_names(options);
+        let tls = Arc::new(pki::server_config(&authority, &authority.server(&names)?)?);
+        let ranges = Ranges {
+            service_cidrs: options.service_cidr.clone(),
+            cluster_cidrs: options.cluster_cidr.clone(),
+            node_ports: options.node_port_range.0.clone(),
+        };
+        let seed = u64::from_le_bytes(random::bytes());
+        let allocations = Allocations::new(&store, &ranges, seed);
+        let admissions = vec![ServiceAdmission::new(Arc::clone(&allocations)) as _];
+        let engine = Engine::start(Arc::clone(&store), admissions).await?;
+        let api: Arc<dyn Api> = Arc::clone(&engine.engine) as _;
+        let publisher = Arc::new(Publisher::new(&random::word(EPOCH_LENGTH)));
+        let services = grpc::router(grpc::Services {
+            api: Arc::clone(&api),
+            store: Arc::clone(&store),
+            authority: Arc::clone(&authority),
+            publisher: Arc::clone(&publisher),
+            shutdown: shutdown.clone(),
+        });
+        let health = Health::default();
+        let ready = Readiness::new(&health, authority);
+        let server = Server::new(Arc::clone(&engine.engine), health);
+        let serving = http::serve(listeners, tls, server, services, shutdown.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(routing::run(Arc::clone(&api), publisher));
+        tasks.spawn(store::compactor::run(store, store::compactor::INTERVAL));
+        let setup = Setup {
             api: Arc::clone(&api),
             kinds: kinds(&engine.engine),
             allocations,
@@ -142,43 +178,70 @@ pub async fn serve(options: Serve, shutdown: CancellationToken) -> Result<(), Er
                 seed,
                 ..scheduler::Policy::default()
             },
-        },
-        &shutdown,
-    );
-    let getting_ready = async {
-        bootstrap::run_patiently(&*api, &Cluster::new(&options, port)).await?;
-        if let Some(path) = &options.join_token_file {
-            write_token(&*api, &authority, path, options.join_token_uses).await?;
-        }
-        ready[0].pass();
-        running.synced().await;
-        ready[1].pass();
-        tracing::info!(
-            port,
-            elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "ready"
-        );
-        shutdown.cancelled().await;
-        Ok(())
-    };
-    let ended = tokio::select! {
-        ended = getting_ready => ended,
-        ended = &mut serving => flatten(ended),
-    };
-    shutdown.cancel();
-    if tokio::time::timeout(GRACE, running.ended()).await.is_err() {
-        tracing::warn!("controllers were still at work when the server stopped");
+        };
+        Ok(Self {
+            api,
+            running: controllers::start(setup, shutdown),
+            ready,
+            serving: tokio::spawn(serving),
+            tasks,
+            _engine: engine,
+        })
     }
-    let served = if serving.is_finished() {
-        Ok(())
-    } else {
-        flatten(serving.await)
-    };
-    ended.and(served)
+
+    /// Waits for open requests and controllers, for a while.
+    async fn stop(self) -> Result<(), Error> {
+        if tokio::time::timeout(GRACE, self.running.ended())
+            .await
+            .is_err()
+        {
+            tracing::warn!("controllers were still at work when the server stopped");
+        }
+        Ok(self.serving.await.map_err(http::Error::from).flatten()?)
+    }
 }
 
-fn flatten(ended: Result<Result<(), http::Error>, tokio::task::JoinError>) -> Result<(), Error> {
-    Ok(ended.map_err(http::Error::from).flatten()?)
+/// Something that runs for ever has ended.
+async fn broken(tasks: &mut JoinSet<()>) -> Result<(), Error> {
+    match tasks.join_next().await {
+        Some(Err(error)) => Err(Error::Task(error)),
+        // Routing ends only when the API does, and compaction never.
+        Some(Ok(())) | None => std::future::pending().await,
+    }
+}
+
+/// What /readyz waits for, beside the store.
+struct Readiness {
+    bootstrap: Check,
+    controllers: Check,
+    authority: Arc<Authority>,
+}
+
+impl Readiness {
+    fn new(health: &Health, authority: Arc<Authority>) -> Self {
+        Self {
+            bootstrap: health.check("poststarthook/bootstrap"),
+            controllers: health.check("controllers"),
+            authority,
+        }
+    }
+
+    async fn wait(
+        &self,
+        options: &Serve,
+        port: u16,
+        api: &Arc<dyn Api>,
+        running: &controllers::Running,
+    ) -> Result<(), Error> {
+        bootstrap::run_patiently(&**api, &Cluster::new(options, port)).await?;
+        if let Some(path) = &options.join_token_file {
+            write_token(&**api, &self.authority, path, options.join_token_uses).await?;
+        }
+        self.bootstrap.pass();
+        running.synced().await;
+        self.controllers.pass();
+        Ok(())
+    }
 }
 
 async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, Error> {

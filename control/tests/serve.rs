@@ -1,0 +1,281 @@
+//! The program itself: how it starts, what it says when it can't, and that nothing is lost when it is killed.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use kube::api::{ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan-control");
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Control {
+    folder: TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Control {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let process = command(&folder, port).spawn().unwrap();
+        let mut control = Self {
+            folder,
+            port,
+            process,
+        };
+        control.ready().await;
+        control
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(self.path("kubeconfig")).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .unwrap();
+        Client::try_from(config).unwrap()
+    }
+
+    async fn ready(&mut self) {
+        let begun = Instant::now();
+        loop {
+            assert!(self.process.try_wait().unwrap().is_none(), "{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "{}", self.log());
+            if self.path("kubeconfig").exists() {
+                let request = http::Request::get("/readyz").body(Vec::new()).unwrap();
+                if self.client().await.request_text(request).await.is_ok() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn signal(&mut self, signal: Signal) -> ExitStatus {
+        let id = i32::try_from(self.process.id()).unwrap();
+        kill(Pid::from_raw(id), signal).unwrap();
+        self.process.wait().unwrap()
+    }
+
+    async fn start_again(&mut self) {
+        self.process = command(&self.folder, self.port).spawn().unwrap();
+        self.ready().await;
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // One that has ended already can't be killed, and need not be.
+        if let Err(error) = self.process.kill() {
+            println!("not killed: {error}");
+        }
+        if let Err(error) = self.process.wait() {
+            println!("not waited for: {error}");
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn command(folder: &TempDir, port: u16) -> Command {
+    let at = |name: &str| folder.path().join(name);
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(at("log"))
+        .unwrap();
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["serve", "--advertise=127.0.0.1"])
+        .arg(format!("--listen=127.0.0.1:{port}"))
+        .arg(format!("--listen=[::1]:{port}"))
+        .arg(format!("--store=embedded:{}", at("store").display()))
+        .arg(format!("--admin-kubeconfig={}", at("kubeconfig").display()))
+        .arg(format!("--join-token-file={}", at("token").display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    command
+}
+
+fn config_map(number: usize) -> ConfigMap {
+    let mut map = ConfigMap::default();
+    map.metadata.name = Some(format!("c{number}"));
+    map
+}
+
+#[tokio::test]
+async fn it_starts_serves_and_ends_when_asked() {
+    let mut control = Control::start().await;
+    for file in ["store", "kubeconfig", "token"] {
+        let mode = std::fs::metadata(control.path(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let namespaces: Api<Namespace> = Api::all(control.client().await);
+    let names = namespaces.list(&ListParams::default()).await.unwrap();
+    let names: Vec<_> = names
+        .items
+        .into_iter()
+        .filter_map(|one| one.metadata.name)
+        .collect();
+    assert_eq!(
+        names,
+        ["default", "kube-node-lease", "kube-public", "kube-system"]
+    );
+    let begun = Instant::now();
+    assert!(
+        control.signal(Signal::SIGTERM).success(),
+        "{}",
+        control.log()
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_kill() {
+    let mut control = Control::start().await;
+    let token = std::fs::read_to_string(control.path("token")).unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(control.client().await, "default");
+    for round in 0..3 {
+        for number in 0..20 {
+            let map = config_map(round * 20 + number);
+            maps.create(&PostParams::default(), &map).await.unwrap();
+        }
+        control.signal(Signal::SIGKILL);
+        control.start_again().await;
+        let maps: Api<ConfigMap> = Api::namespaced(control.client().await, "default");
+        let list = maps.list(&ListParams::default()).await.unwrap();
+        assert_eq!(list.items.len(), (round + 1) * 20);
+    }
+    // A token that is still good stays, so that agents may go on with the file that they have.
+    assert_eq!(
+        std::fs::read_to_string(control.path("token")).unwrap(),
+        token
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_made_on_the_command_line() {
+    let control = Control::start().await;
+    let output = Command::new(PROGRAM)
+        .args([
+            "token",
+            "create",
+            "--uses",
+            "3",
+            "--ttl",
+            "90m",
+            "--kubeconfig",
+        ])
+        .arg(control.path("kubeconfig"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let token = String::from_utf8(output.stdout).unwrap();
+    let parts: Vec<_> = token.trim().split('.').collect();
+    let first = std::fs::read_to_string(control.path("token")).unwrap();
+    assert_eq!(parts[2], first.trim().split('.').nth(2).unwrap());
+    let secrets: Api<Secret> = Api::namespaced(control.client().await, "kube-system");
+    let secret = secrets
+        .get(&format!("bootstrap-token-{}", parts[0]))
+        .await
+        .unwrap();
+    assert_eq!(
+        secret.type_.as_deref(),
+        Some("bootstrap.kubernetes.io/token")
+    );
+    assert_eq!(secret.data.unwrap()["uses"].0, b"3");
+}
+
+/// Runs `serve` with one argument changed, which must fail.
+fn fails(change: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fitting = command(&folder, free_port());
+    let flag = change.split('=').next().unwrap().to_owned();
+    let mut changed = Command::new(PROGRAM);
+    let kept = fitting
+        .get_args()
+        .filter(|arg| !arg.to_string_lossy().starts_with(&flag));
+    changed.args(kept).arg(change);
+    fitting.stdin(Stdio::null());
+    let Output { status, stderr, .. } = changed.output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn what_can_not_be_is_said_clearly() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let unreachable = format!("http://127.0.0.1:{}", free_port());
+    for (change, code, words) in [
+        (
+            format!("--listen={address}"),
+            1,
+            format!("can't listen on {address}: Address already in use"),
+        ),
+        (
+            "--listen=192.0.2.1:6443".to_owned(),
+            1,
+            "can't listen on 192.0.2.1:6443".to_owned(),
+        ),
+        (
+            "--store=embedded:/proc/no/store".to_owned(),
+            1,
+            "can't open /proc/no/store".to_owned(),
+        ),
+        (
+            format!("--store=etcd:{unreachable}"),
+            1,
+            format!("no etcd answers at {unreachable}"),
+        ),
+        (
+            "--store=nonsense".to_owned(),
+            2,
+            "expected embedded:FILE or etcd:".to_owned(),
+        ),
+        (
+            "--admin-kubeconfig=/proc/no/file".to_owned(),
+            1,
+            "can't write /proc/no/file".to_owned(),
+        ),
+        (
+            "--advertise=not a name!".to_owned(),
+            2,
+            "expected a DNS name".to_owned(),
+        ),
+        (
+            "--service-cidr=10.0.0.0/16,10.1.0.0/16".to_owned(),
+            1,
+            "--service-cidr takes".to_owned(),
+        ),
+    ] {
+        let (status, said) = fails(&change);
+        assert_eq!(status, Some(code), "{change}: {said}");
+        assert!(said.contains(&words), "{change}: {said}");
+    }
+}
