@@ -168,7 +168,8 @@ fn host(text: &str) -> Result<String, String> {
 /// "90s", "30m", "24h", "7d".
 fn lifetime(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number with s, m, h or d, for example 24h".to_owned();
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let (last, _) = text.char_indices().next_back().ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(last);
     let seconds = match unit {
         "s" => 1,
         "m" => 60,
