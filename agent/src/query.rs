@@ -4,7 +4,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use portolan_dataplane::model::{DropCount, Flow, Frontend, Locality, Protocol, Service};
+use portolan_dataplane::model::{DropCount, Flow, Frontend, Locality, Protocol, Scope, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -232,9 +232,13 @@ fn frontend_text(frontend: &Frontend) -> String {
         Frontend::Address {
             address,
             port,
-            external,
+            scope,
         } => {
-            let kind = if *external { " (external)" } else { "" };
+            let kind = match scope {
+                Scope::Cluster => "",
+                Scope::External => " (external)",
+                Scope::LoadBalancer => " (load balancer)",
+            };
             format!("{}{kind}", endpoint_text((*address, *port)))
         }
         Frontend::NodePort { port } => format!("node port {port}"),
@@ -316,12 +320,12 @@ mod tests {
             "service": {
                 "name": "default/web:80/TCP", "protocol": "TCP",
                 "frontends": [
-                    {"Address": {"address": "10.96.0.10", "port": 80, "external": false}},
+                    {"Address": {"address": "10.96.0.10", "port": 80, "scope": "cluster"}},
                     {"NodePort": {"port": 30080}}
                 ],
                 "backends": [
-                    {"address": "10.244.1.1", "port": 8080, "locality": "node", "terminating": false},
-                    {"address": "fd00::1", "port": 8080, "locality": "elsewhere", "terminating": true}
+                    {"address": "10.244.1.1", "port": 8080, "locality": "node", "terminating": false, "weight": 100},
+                    {"address": "fd00::1", "port": 8080, "locality": "elsewhere", "terminating": true, "weight": 100}
                 ],
                 "internal_policy": "cluster", "external_policy": "cluster"
             },

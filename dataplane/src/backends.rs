@@ -263,9 +263,7 @@ pub fn model(maps: &Maps, id: u32) -> model::Backend {
 
 fn to_model(entry: &Backend) -> model::Backend {
     model::Backend {
-        address: address(entry),
-        port: entry.port.get(),
-        locality: locality_of(entry.class),
         terminating: entry.terminating != 0,
+        ..model::Backend::new(address(entry), entry.port.get(), locality_of(entry.class))
     }
 }

@@ -85,10 +85,8 @@ mod tests {
 
     fn backend(last: u8, locality: Locality, terminating: bool) -> Backend {
         Backend {
-            address: IpAddr::from([10, 0, 0, last]),
-            port: 80,
-            locality,
             terminating,
+            ..Backend::new(IpAddr::from([10, 0, 0, last]), 80, locality)
         }
     }
 

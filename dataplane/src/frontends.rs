@@ -15,7 +15,7 @@ use portolan_abi::{
 use crate::{
     Error,
     maps::{Maps, failed},
-    model::{Frontend, Protocol, Service, TrafficPolicy},
+    model::{Frontend, Protocol, Scope, Service, TrafficPolicy},
 };
 
 /// A key of a service map, of either family.
@@ -146,9 +146,14 @@ pub fn keys(service: &Service, protocol: u8, node_addresses: &[IpAddr]) -> BTree
             Frontend::Address {
                 address,
                 port,
-                external,
+                scope,
             } => {
-                let kind = if external { flags::EXTERNAL } else { 0 };
+                let external = scope != Scope::Cluster;
+                let kind = match scope {
+                    Scope::Cluster => 0,
+                    Scope::External => flags::EXTERNAL,
+                    Scope::LoadBalancer => flags::EXTERNAL | flags::LOAD_BALANCER,
+                };
                 let flags = kind | policies(service, external);
                 keys.insert(
                     Key {
@@ -193,11 +198,17 @@ pub fn frontends<'a>(keys: impl Iterator<Item = (&'a Key, &'a u32)>) -> Vec<Fron
         let frontend = if flag & flags::NODE_PORT != 0 {
             Frontend::NodePort { port: key.port }
         } else {
-            let external = flag & flags::EXTERNAL != 0;
+            let scope = if flag & flags::LOAD_BALANCER != 0 {
+                Scope::LoadBalancer
+            } else if flag & flags::EXTERNAL != 0 {
+                Scope::External
+            } else {
+                Scope::Cluster
+            };
             Frontend::Address {
                 address: key.address,
                 port: key.port,
-                external,
+                scope,
             }
         };
         if !frontends.contains(&frontend) {

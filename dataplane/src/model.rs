@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Names one service port, for example "default/web:80/TCP". Unique and stable; ids in the maps are restored by it.
@@ -20,17 +21,29 @@ pub enum Protocol {
     Sctp,
 }
 
+/// Who may knock at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// The node and its pods: a cluster IP.
+    Cluster,
+    /// Everybody: an external IP.
+    External,
+    /// Everybody whom [`Service::source_ranges`] admits: the address of a load balancer.
+    LoadBalancer,
+}
+
 /// Where clients knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Frontend {
-    /// One address: a cluster IP, an external IP or a load balancer's.
+    /// One address.
     Address {
         /// The address.
         address: IpAddr,
         /// The port.
         port: u16,
-        /// Whether clients beyond the node may knock (external and load balancer addresses), not only its pods.
-        external: bool,
+        /// What kind of address it is, and so who may knock.
+        scope: Scope,
     },
     /// A port at every address of this node, for backends of either family.
     NodePort {
@@ -62,6 +75,27 @@ pub struct Backend {
     pub locality: Locality,
     /// It finishes its flows but gets no new ones while another backend can take them.
     pub terminating: bool,
+    /// Its share of new flows beside others of its class, in hundredths of an ordinary backend's; 0 gets none.
+    pub weight: u32,
+    /// An address of the node that it runs on, of its own family, where that is known: what encapsulated packets go to.
+    pub node: Option<IpAddr>,
+}
+
+impl Backend {
+    /// An ordinary backend's weight.
+    pub const ORDINARY_WEIGHT: u32 = 100;
+
+    /// A backend that is ready, of ordinary weight.
+    pub fn new(address: IpAddr, port: u16, locality: Locality) -> Self {
+        Self {
+            address,
+            port,
+            locality,
+            terminating: false,
+            weight: Self::ORDINARY_WEIGHT,
+            node: None,
+        }
+    }
 }
 
 /// Which backends may serve.
@@ -73,6 +107,43 @@ pub enum TrafficPolicy {
     Cluster,
     /// Only this node's.
     Local,
+}
+
+/// Which of the backends that a policy allows are preferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distribution {
+    /// This node's, as far as they can take the load; then this zone's.
+    #[default]
+    LoadAware,
+    /// This node's as long as it has any, then this zone's (KEP-3015).
+    SameNode,
+    /// This zone's as long as it has any, this node's among them (KEP-2433, KEP-3015).
+    SameZone,
+    /// None.
+    Even,
+}
+
+/// How one of a class's backends is chosen for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// Consistent hashing by weight: the same answer on every node, and few flows move when backends change.
+    #[default]
+    Maglev,
+    /// The one with fewer connections of two that a hash names.
+    LeastConnections,
+}
+
+/// How the packets of a backend on another node get back to a client beyond the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReturnPath {
+    /// By this node, whose address the backend sees.
+    #[default]
+    SourceNat,
+    /// Straight from the backend's node, which sees the client's own address: the way there is encapsulated.
+    Direct,
 }
 
 /// One port of one service: frontends of one protocol, both families, and the backends behind them.
@@ -90,6 +161,40 @@ pub struct Service {
     pub internal_policy: TrafficPolicy,
     /// For clients beyond the cluster.
     pub external_policy: TrafficPolicy,
+    /// Which backends are preferred where a policy of Cluster leaves a choice.
+    #[serde(default)]
+    pub distribution: Distribution,
+    /// How one of a class is chosen.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// A client keeps its backend for so many seconds after its last new flow, whatever its port.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
+    /// Which clients may knock at a load balancer's address; empty: any.
+    #[serde(default)]
+    pub source_ranges: Vec<IpNet>,
+    /// How packets of backends on other nodes get back.
+    #[serde(default)]
+    pub return_path: ReturnPath,
+}
+
+impl Service {
+    /// A service that nobody can reach yet and nobody answers for.
+    pub fn new(name: ServiceName, protocol: Protocol) -> Self {
+        Self {
+            name,
+            protocol,
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            internal_policy: TrafficPolicy::default(),
+            external_policy: TrafficPolicy::default(),
+            distribution: Distribution::default(),
+            algorithm: Algorithm::default(),
+            affinity_seconds: None,
+            source_ranges: Vec::new(),
+            return_path: ReturnPath::default(),
+        }
+    }
 }
 
 /// What a service's counters say, summed over CPUs, since its id was made.

@@ -30,12 +30,12 @@ pub fn from_record(record: &ServiceRecord, backends: Vec<Backend>) -> Service {
         }
     };
     let tcp = record.protocol == portolan_abi::protocol::TCP;
+    let name = ServiceName(String::from_utf8_lossy(&record.name[..length]).into_owned());
+    let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
     Service {
-        name: ServiceName(String::from_utf8_lossy(&record.name[..length]).into_owned()),
-        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-        frontends: Vec::new(),
         backends,
         internal_policy: policy(record.internal_local),
         external_policy: policy(record.external_local),
+        ..Service::new(name, protocol)
     }
 }

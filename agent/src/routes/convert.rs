@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_dataplane::model::{
-    Backend, Frontend, Locality, Protocol, Service, ServiceName, TrafficPolicy,
+    Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, TrafficPolicy,
 };
 use portolan_wire::v1 as wire;
 use serde::{Deserialize, Serialize};
@@ -123,18 +123,15 @@ impl ServiceRoute {
     /// The service as the dataplane of one node must know it.
     pub fn seen_from(&self, here: &Here) -> Service {
         let backends = self.endpoints.iter().map(|endpoint| Backend {
-            address: endpoint.address,
-            port: endpoint.port,
-            locality: here.locality_of(endpoint),
             terminating: endpoint.terminating,
+            ..Backend::new(endpoint.address, endpoint.port, here.locality_of(endpoint))
         });
         Service {
-            name: self.name.clone(),
-            protocol: self.protocol,
             frontends: self.frontends.clone(),
             backends: backends.collect(),
             internal_policy: self.internal_policy,
             external_policy: self.external_policy,
+            ..Service::new(self.name.clone(), self.protocol)
         }
     }
 }
@@ -222,16 +219,17 @@ fn convert_endpoint(of: &str, endpoint: &wire::Endpoint) -> Result<EndpointRoute
 
 fn convert_frontend(of: &str, frontend: &wire::Frontend) -> Result<Frontend, ConvertError> {
     let port = convert_port(of, frontend.port)?;
-    let at_address = |external| {
+    let at_address = |scope| {
         Ok(Frontend::Address {
             address: convert_address(of, &frontend.address)?,
             port,
-            external,
+            scope,
         })
     };
     match wire::FrontendKind::try_from(frontend.kind) {
-        Ok(wire::FrontendKind::ClusterIp) => at_address(false),
-        Ok(wire::FrontendKind::ExternalIp | wire::FrontendKind::LoadBalancer) => at_address(true),
+        Ok(wire::FrontendKind::ClusterIp) => at_address(Scope::Cluster),
+        Ok(wire::FrontendKind::ExternalIp) => at_address(Scope::External),
+        Ok(wire::FrontendKind::LoadBalancer) => at_address(Scope::LoadBalancer),
         Ok(wire::FrontendKind::NodePort) => Ok(Frontend::NodePort { port }),
         Ok(wire::FrontendKind::Unspecified) | Err(_) => Err(ConvertError::Unknown {
             of: of.to_owned(),

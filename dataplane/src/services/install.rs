@@ -254,7 +254,7 @@ impl Services {
                     id: new.id,
                     flags: *flags,
                     tables: tables.places,
-                    reserved: [0; 2],
+                    reserved: [0; 6],
                 };
                 key.publish(maps, &entry)?;
                 self.owners.insert(*key, new.wanted.name.clone());

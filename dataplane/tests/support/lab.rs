@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use portolan_dataplane::{
     Config, Dataplane, PodInterface, Transmit,
-    model::{Backend, Frontend, Locality, Protocol, Service, ServiceName, TrafficPolicy, XdpMode},
+    model::{Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, XdpMode},
 };
 
 use super::netns::{BpfFs, Netns};
@@ -209,12 +209,7 @@ fn make_wire(fabric: &Netns, port: &str) {
 
 /// A backend.
 pub fn backend(at: &str, locality: Locality) -> Backend {
-    Backend {
-        address: address(at),
-        port: TARGET,
-        locality,
-        terminating: false,
-    }
+    Backend::new(address(at), TARGET, locality)
 }
 
 /// A service with a cluster IP of each family and a node port.
@@ -222,18 +217,15 @@ pub fn service(protocol: Protocol, backends: Vec<Backend>) -> Service {
     let cluster = CLUSTER.map(|text| Frontend::Address {
         address: address(text),
         port: PORT,
-        external: false,
+        scope: Scope::Cluster,
     });
     Service {
-        name: ServiceName(format!("default/web/{protocol:?}")),
-        protocol,
         frontends: [
             cluster.as_slice(),
             &[Frontend::NodePort { port: NODE_PORT }],
         ]
         .concat(),
         backends,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
+        ..Service::new(ServiceName(format!("default/web/{protocol:?}")), protocol)
     }
 }

@@ -61,4 +61,4 @@ pub mod tables;
 pub mod tcp;
 
 /// The version of every layout in this crate, kept in the first word of the node's configuration.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -72,16 +72,16 @@ pub struct ServiceEntry {
     pub flags: u32,
     /// By [`crate::backend::class`], then [`LOCAL_ONLY`].
     pub tables: [ChoiceTable; 4],
-    /// Zero; room for the local share and the affinity timeout.
-    pub reserved: [u32; 2],
+    /// Zero; with it an entry is a cache line.
+    pub reserved: [u32; 6],
 }
 
 assert_layout!(ChoiceTable, size = 8, align = 4, fields = [u32, u32]);
 assert_layout!(
     ServiceEntry,
-    size = 48,
+    size = 64,
     align = 4,
-    fields = [u32, u32, [ChoiceTable; 4], [u32; 2]]
+    fields = [u32, u32, [ChoiceTable; 4], [u32; 6]]
 );
 
 /// Bits of [`ServiceEntry::flags`].
@@ -94,6 +94,8 @@ pub mod flags {
     pub const EXTERNAL: u32 = 1 << 2;
     /// A node port, which belongs to every address of the node.
     pub const NODE_PORT: u32 = 1 << 3;
+    /// A load balancer's address.
+    pub const LOAD_BALANCER: u32 = 1 << 4;
 }
 
 /// How many bytes of a service's name the map of names holds.
