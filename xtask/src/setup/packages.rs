@@ -68,6 +68,20 @@ const REQUIREMENTS: &[Requirement] = &[
         why: "the agent's containers get seccomp profiles",
     },
     Requirement {
+        probe: Program("protoc"),
+        debian: "protobuf-compiler",
+        delivery: Install,
+        elsewhere: Some(("protobuf-compiler", "protobuf")),
+        why: "the etcd client compiles its protocol with it",
+    },
+    Requirement {
+        probe: File("/usr/include/google/protobuf/descriptor.proto"),
+        debian: "libprotobuf-dev",
+        delivery: Install,
+        elsewhere: Some(("protobuf-devel", "protobuf")),
+        why: "the types that every protocol of protobuf stands on",
+    },
+    Requirement {
         probe: Program("ip"),
         debian: "iproute2",
         delivery: Install,
