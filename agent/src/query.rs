@@ -4,7 +4,9 @@
 
 use std::{fmt::Write, path::Path};
 
-use portolan_dataplane::model::{DropCount, Flow, Frontend, Locality, Protocol, Scope, Service};
+use portolan_dataplane::model::{
+    ClassCounters, DropCount, Flow, Frontend, Locality, Protocol, Scope, Service,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -149,6 +151,7 @@ fn services_table(reports: &[ServiceReport]) -> String {
         "REMOTE",
         "REFUSED",
         "PACKETS",
+        "RESETS",
     ];
     let rows = reports.iter().map(|report| {
         let Service {
@@ -176,13 +179,16 @@ fn services_table(reports: &[ServiceReport]) -> String {
                 })
                 .collect(),
         ];
+        let classes = counters.classes().map(|(_, class)| class);
+        let sum = |of: fn(&ClassCounters) -> u64| classes.iter().map(of).sum::<u64>();
         row.extend(
             [
-                counters.local_flows,
-                counters.zone_flows,
-                counters.remote_flows,
-                counters.refused_flows,
-                counters.packets,
+                counters.local.flows,
+                counters.zone.flows,
+                counters.remote.flows,
+                counters.refused,
+                sum(|class| class.packets),
+                sum(|class| class.resets),
             ]
             .map(|count| vec![count.to_string()]),
         );
@@ -330,15 +336,17 @@ mod tests {
                 "internal_policy": "cluster", "external_policy": "cluster"
             },
             "counters": {
-                "local_flows": 99, "zone_flows": 0, "remote_flows": 1, "refused_flows": 0,
-                "packets": 1000, "bytes": 64000
+                "local": {"flows": 99, "packets": 990, "bytes": 63000, "resets": 2},
+                "zone": {"flows": 0, "packets": 0, "bytes": 0, "resets": 0},
+                "remote": {"flows": 1, "packets": 10, "bytes": 1000, "resets": 0},
+                "refused": 0
             }
         }]);
         let reports: Vec<ServiceReport> = parse(reports).expect("reports");
         let shown = services_table(&reports);
         let expected = [
-            "SERVICE              FRONTENDS         BACKENDS                                  LOCAL   ZONE   REMOTE   REFUSED   PACKETS",
-            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                    99      0      1        0         1000",
+            "SERVICE              FRONTENDS         BACKENDS                                  LOCAL   ZONE   REMOTE   REFUSED   PACKETS   RESETS",
+            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                    99      0      1        0         1000      2",
             "                     node port 30080   [fd00::1]:8080 (elsewhere, terminating)",
         ];
         assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "\n{shown}");

@@ -222,15 +222,7 @@ impl Dataplane {
             .iter()
             .map(|(id, service)| {
                 let count = self.maps.service_count(id)?;
-                let counters = ServiceCounters {
-                    local_flows: count.flows[0],
-                    zone_flows: count.flows[1],
-                    remote_flows: count.flows[2],
-                    refused_flows: count.refused,
-                    packets: count.packets,
-                    bytes: count.bytes,
-                };
-                Ok((service.clone(), counters))
+                Ok((service.clone(), ServiceCounters::from(count)))
             })
             .collect()
     }

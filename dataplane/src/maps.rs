@@ -95,18 +95,17 @@ impl Maps {
             .counts
             .get_per_cpu::<ServiceCount>(id, self.cpus)
             .map_err(|error| failed("read", Path::new("COUNTS"), error))?;
-        Ok(counts
-            .iter()
-            .fold(ServiceCount::default(), |sum, cpu| ServiceCount {
-                flows: [
-                    sum.flows[0] + cpu.flows[0],
-                    sum.flows[1] + cpu.flows[1],
-                    sum.flows[2] + cpu.flows[2],
-                ],
-                refused: sum.refused + cpu.refused,
-                packets: sum.packets + cpu.packets,
-                bytes: sum.bytes + cpu.bytes,
-            }))
+        let mut total = ServiceCount::default();
+        for cpu in &counts {
+            for (class, count) in total.classes.iter_mut().zip(cpu.classes) {
+                class.flows += count.flows;
+                class.packets += count.packets;
+                class.bytes += count.bytes;
+                class.resets += count.resets;
+            }
+            total.refused += cpu.refused;
+        }
+        Ok(total)
     }
 
     /// Sets a service's counters to zero.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use portolan_abi::counters::{ClassCount, ServiceCount};
 use serde::{Deserialize, Serialize};
 
 /// Names one service port, for example "default/web:80/TCP". Unique and stable; ids in the maps are restored by it.
@@ -197,21 +198,64 @@ impl Service {
     }
 }
 
-/// What a service's counters say, summed over CPUs, since its id was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceCounters {
-    /// New flows to backends on this node.
-    pub local_flows: u64,
-    /// New flows to backends in this zone.
-    pub zone_flows: u64,
-    /// New flows to backends elsewhere.
-    pub remote_flows: u64,
-    /// New flows refused because no backend could take them.
-    pub refused_flows: u64,
+/// What was counted of the backends of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCounters {
+    /// New flows.
+    pub flows: u64,
     /// Packets forwarded, both directions.
     pub packets: u64,
     /// Bytes forwarded, both directions, from the IP header on.
     pub bytes: u64,
+    /// TCP resets forwarded, both directions.
+    pub resets: u64,
+}
+
+/// What a service's counters say, summed over CPUs, since its id was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCounters {
+    /// Of backends on this node.
+    pub local: ClassCounters,
+    /// Of backends on other nodes of this zone.
+    pub zone: ClassCounters,
+    /// Of backends elsewhere.
+    pub remote: ClassCounters,
+    /// New flows refused because no backend could take them.
+    pub refused: u64,
+}
+
+impl From<ClassCount> for ClassCounters {
+    fn from(count: ClassCount) -> Self {
+        Self {
+            flows: count.flows,
+            packets: count.packets,
+            bytes: count.bytes,
+            resets: count.resets,
+        }
+    }
+}
+
+impl From<ServiceCount> for ServiceCounters {
+    fn from(count: ServiceCount) -> Self {
+        let [local, zone, remote] = count.classes.map(ClassCounters::from);
+        Self {
+            local,
+            zone,
+            remote,
+            refused: count.refused,
+        }
+    }
+}
+
+impl ServiceCounters {
+    /// The classes with their names, nearest first.
+    pub fn classes(&self) -> [(&'static str, ClassCounters); 3] {
+        [
+            ("local", self.local),
+            ("zone", self.zone),
+            ("remote", self.remote),
+        ]
+    }
 }
 
 /// One live entry of the flow table.

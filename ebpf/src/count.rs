@@ -1,7 +1,13 @@
 //! Counting, each CPU for itself.
 
 use aya_ebpf::maps::PerCpuArray;
-use portolan_abi::{backend::Backend, counters::ServiceCount, outcome::Outcome};
+use portolan_abi::{
+    backend::Backend,
+    counters::{ClassCount, ServiceCount},
+    outcome::Outcome,
+    parse::Packet,
+    tcp,
+};
 
 use crate::maps::{COUNTS, DROPS, EVENTS};
 
@@ -33,23 +39,29 @@ fn of_service(service: u32, change: impl FnOnce(&mut ServiceCount)) {
     }
 }
 
-/// Counts a new flow, by how far away its backend is.
 #[inline(always)]
-fn opened(backend: &Backend) {
+fn of_class(backend: &Backend, change: impl FnOnce(&mut ClassCount)) {
     let class = backend.class;
     of_service(backend.service, |count| match class {
-        0 => count.flows[0] += 1,
-        1 => count.flows[1] += 1,
-        _ => count.flows[2] += 1,
+        0 => change(&mut count.classes[0]),
+        1 => change(&mut count.classes[1]),
+        _ => change(&mut count.classes[2]),
     });
 }
 
-/// Counts a forwarded packet.
+/// Counts a new flow, by how far away its backend is.
 #[inline(always)]
-pub fn forwarded(backend: &Backend, bytes: u32) {
-    of_service(backend.service, |count| {
+fn opened(backend: &Backend) {
+    of_class(backend, |count| count.flows += 1);
+}
+
+/// Counts a forwarded packet, by how far away its backend is.
+#[inline(always)]
+pub fn forwarded<A>(backend: &Backend, packet: &Packet<A>) {
+    of_class(backend, |count| {
         count.packets += 1;
-        count.bytes += u64::from(bytes);
+        count.bytes += u64::from(packet.length);
+        count.resets += u64::from(packet.tcp_flags & tcp::RST != 0);
     });
 }
 

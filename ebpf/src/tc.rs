@@ -69,7 +69,7 @@ where
         Action::Forward => to_backend(context, &packet, outcome, maps, &mut rewrite),
         Action::Reply => {
             if let Some(backend) = maps::backend(outcome.number()) {
-                count::forwarded(backend, packet.length);
+                count::forwarded(backend, &packet);
             }
             to_client(context, &packet, &rewrite, config.uplink)
         }
@@ -103,7 +103,7 @@ fn to_backend<A: Family>(
         return Ok(PASS);
     };
     count::outcome(outcome, backend);
-    count::forwarded(backend, packet.length);
+    count::forwarded(backend, packet);
     rewrite.to_backend(
         packet,
         backend,

@@ -93,7 +93,7 @@ fn transmit<A: Family>(
         return XDP_PASS;
     }
     if let Some(backend) = maps::backend(backend) {
-        count::forwarded(backend, packet.length);
+        count::forwarded(backend, packet);
     }
     count::event(Event::XdpForwarded.index());
     XDP_TX

@@ -113,7 +113,7 @@ impl Cluster {
             .with_context(|| format!("{node} has no pod {pod}"))
     }
 
-    /// A service's counter, summed over nodes.
+    /// A service's counter by its JSON pointer, "/local/flows" for example, summed over nodes.
     pub fn counter(&self, nodes: &[&str], service: &str, name: &str) -> Result<u64> {
         let mut sum = 0;
         for node in nodes {
@@ -123,7 +123,7 @@ impl Cluster {
                 .into_iter()
                 .flatten()
                 .find(|listed| listed["name"] == service)
-                .and_then(|listed| listed["counters"][name].as_u64())
+                .and_then(|listed| listed["counters"].pointer(name)?.as_u64())
                 .with_context(|| format!("{node} counts {name} of {service} in {services}"))?;
         }
         Ok(sum)

@@ -47,7 +47,7 @@ pub fn a_pod_reaches_a_service_on_its_own_node(stage: &Stage) -> Result<()> {
     for (protocol, service) in [("tcp", "default/web:80/TCP"), ("udp", "default/web:80/UDP")] {
         for family in [4, 6] {
             let address = cluster_address(&cluster, family)?;
-            let count = || cluster.counter(&["n1"], service, "local_flows");
+            let count = || cluster.counter(&["n1"], service, "/local/flows");
             let before = count()?;
             let load = cluster.load(CLIENT, protocol, &address, 10_000)?;
             load.ensure_all_answered()?;

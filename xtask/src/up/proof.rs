@@ -225,15 +225,16 @@ fn counters(run: &Run<'_>) -> Result<String> {
             if !name.starts_with(&format!("default/{SERVICE}:")) {
                 continue;
             }
-            let count = |kind: &str| service["counters"][kind].as_u64().unwrap_or(0);
+            let counters = &service["counters"];
+            let count = |at: &str| counters.pointer(at).and_then(Value::as_u64).unwrap_or(0);
             writeln!(
                 text,
                 "{:4} {name:24} {:>8} {:>8} {:>8} {:>8}",
                 node.name(),
-                count("local_flows"),
-                count("zone_flows"),
-                count("remote_flows"),
-                count("refused_flows")
+                count("/local/flows"),
+                count("/zone/flows"),
+                count("/remote/flows"),
+                count("/refused")
             )
             .expect("writing to a string");
         }
