@@ -87,17 +87,17 @@ pub fn sweep(maps: &Maps) -> Census {
         live: 0,
         expired: 0,
     };
-    let now = sys::coarse_now();
-    sweep_table(&maps.flows_v4, now, &mut census);
-    sweep_table(&maps.flows_v6, now, &mut census);
-    sweep_table(&maps.source_nat_v4, now, &mut census);
-    sweep_table(&maps.source_nat_v6, now, &mut census);
+    sweep_table(&maps.flows_v4, &mut census);
+    sweep_table(&maps.flows_v6, &mut census);
+    sweep_table(&maps.source_nat_v4, &mut census);
+    sweep_table(&maps.source_nat_v6, &mut census);
     census
 }
 
-fn sweep_table<B: Layout>(table: &Mapped<B>, now: u64, census: &mut Census) {
+fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
     each(table, |bucket, at, meta| {
-        if meta.is_stale(now) {
+        // The clock is read after the word: a flow is never judged by a time before its last packet.
+        if meta.is_stale(sys::coarse_now()) {
             let empty = meta.0 & Meta::LOCK;
             let word = table.word(bucket, at + B::META);
             if word
@@ -116,11 +116,10 @@ fn sweep_table<B: Layout>(table: &Mapped<B>, now: u64, census: &mut Census) {
 /// Every flow.
 pub fn list(maps: &Maps, names: &BTreeMap<u32, ServiceName>) -> Vec<Flow> {
     let mut flows = Vec::new();
-    let now = sys::coarse_now();
-    list_table(&maps.flows_v4, maps, names, now, &mut flows);
-    list_table(&maps.flows_v6, maps, names, now, &mut flows);
-    list_table(&maps.source_nat_v4, maps, names, now, &mut flows);
-    list_table(&maps.source_nat_v6, maps, names, now, &mut flows);
+    list_table(&maps.flows_v4, maps, names, &mut flows);
+    list_table(&maps.flows_v6, maps, names, &mut flows);
+    list_table(&maps.source_nat_v4, maps, names, &mut flows);
+    list_table(&maps.source_nat_v6, maps, names, &mut flows);
     flows
 }
 
@@ -128,7 +127,6 @@ fn list_table<B: Layout>(
     table: &Mapped<B>,
     maps: &Maps,
     names: &BTreeMap<u32, ServiceName>,
-    now: u64,
     flows: &mut Vec<Flow>,
 ) {
     each(table, |bucket, at, meta| {
@@ -150,7 +148,7 @@ fn list_table<B: Layout>(
             backend: (backends::address(&backend), backend.port.get()),
             service: name.cloned(),
             locality: locality_of(backend.class),
-            idle_seconds: meta.idle_nanoseconds(now) / 1_000_000_000,
+            idle_seconds: meta.idle_nanoseconds(sys::coarse_now()) / 1_000_000_000,
             state: meta.stage().name().to_owned(),
         });
     });

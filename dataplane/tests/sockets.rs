@@ -2,13 +2,20 @@
 
 mod support;
 
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
 use portolan_dataplane::{
     Transmit,
     model::{Locality, Protocol},
 };
 use support::{
     lab::{self, CLUSTER, Lab, NODE, NODE_PORT, PORT, TARGET, address, backend, service},
-    servers::{ask_from, refused_from, serve},
+    servers::{PATIENCE, ask_from, refused_from, serve},
 };
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
@@ -146,4 +153,55 @@ fn a_direct_connection_is_not_taken_for_an_old_flow_of_a_service() {
             }
         }
     }
+}
+
+#[test]
+fn sweeping_takes_no_flow_that_is_alive() {
+    /// More than two ticks of flows' age: a sweep is under way when a tick begins.
+    const LONG_ENOUGH: Duration = Duration::from_millis(2_300);
+    let mut lab = lab(Transmit::Never);
+    // A sweep reaches these flows last, of those of all tables.
+    let remote = lab::REMOTE
+        .map(|at| backend(at, Locality::Elsewhere))
+        .to_vec();
+    lab.dataplane
+        .upsert(&service(Protocol::Udp, remote))
+        .expect("a valid service");
+    let is_over = AtomicBool::new(false);
+    let talk = || {
+        let socket = UdpSocket::bind("[::]:0").expect("a free port");
+        socket
+            .connect((address(NODE[1]), NODE_PORT))
+            .expect("an address that can be reached");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let (mut buffer, mut answers) = ([0; 64], 0);
+        while !is_over.load(Ordering::Relaxed) {
+            socket.send(b"hello").expect("it can be sent");
+            if let Err(error) = socket.recv(&mut buffer) {
+                return Err(format!("after {answers} answers: {error}"));
+            }
+            answers += 1;
+        }
+        Ok(answers)
+    };
+    let outcomes: Vec<Result<u64, String>> = thread::scope(|scope| {
+        let talks: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| lab.outside.enter(talk)))
+            .collect();
+        lab.node.enter(|| {
+            let begun = Instant::now();
+            while begun.elapsed() < LONG_ENOUGH {
+                lab.dataplane.sweep().expect("the maps can be swept");
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+        talks
+            .into_iter()
+            .map(|talk| talk.join().expect("a talk panics on nothing"))
+            .collect()
+    });
+    assert!(
+        outcomes.iter().all(|outcome| matches!(outcome, Ok(1..))),
+        "every talk goes on: {outcomes:?}"
+    );
 }

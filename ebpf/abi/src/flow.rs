@@ -281,13 +281,16 @@ impl Meta {
             && other.stage().0 != 0
     }
 
-    /// Ticks of its stage since the last packet that was noted.
+    /// Ticks of its stage since the one before that in which a packet was noted last. So a packet that another CPU noted
+    /// in the tick after `now` was read counts as none, not as the most there can be.
     #[inline(always)]
+    pub const fn since(self, now: u64) -> u64 {
+        (self.stage().age_of(now) + 1).wrapping_sub(self.0 >> Self::AGE_SHIFT) & Self::AGE_MAX
+    }
+
+    /// Ticks of its stage since the last packet that was noted.
     pub const fn idle(self, now: u64) -> u64 {
-        self.stage()
-            .age_of(now)
-            .wrapping_sub(self.0 >> Self::AGE_SHIFT)
-            & Self::AGE_MAX
+        self.since(now).saturating_sub(1)
     }
 
     /// The same in nanoseconds, rounded to a tick.
@@ -304,7 +307,7 @@ impl Meta {
     /// The same as a number, 1 or 0.
     #[inline(always)]
     pub const fn staleness(self, now: u64) -> u64 {
-        self.stage().lifetime().wrapping_sub(self.idle(now)) >> 63
+        (self.stage().lifetime() + 1).wrapping_sub(self.since(now)) >> 63
     }
 
     /// The same flow in a stage, seen now.
@@ -382,11 +385,20 @@ mod tests {
         }
 
         #[test]
-        fn a_flow_ages_after_its_lifetime_and_not_before(stage in 0..9_usize, now in 0..1_u64 << 60, ticks in 0..128_u64) {
+        fn a_flow_ages_after_its_lifetime_and_not_before(stage in 0..9_usize, now in 0..1_u64 << 60, ticks in 0..127_u64) {
             let stage = STAGES[stage];
             let meta = Meta::new(Ports { client: Be16(1), frontend: Be16(2) }, 3, stage, now);
             let later = now + (ticks << stage.tick_shift());
             prop_assert_eq!(meta.is_stale(later), ticks > stage.lifetime());
+        }
+
+        #[test]
+        fn a_packet_noted_after_the_clock_was_read_is_fresh(stage in 0..9_usize, now in 1_u64 << 36..1_u64 << 60) {
+            let stage = STAGES[stage];
+            let meta = Meta::new(Ports { client: Be16(1), frontend: Be16(2) }, 3, stage, now);
+            let before = now - (1 << stage.tick_shift());
+            prop_assert_eq!(meta.idle(before), 0);
+            prop_assert!(!meta.is_stale(before));
         }
 
         #[test]

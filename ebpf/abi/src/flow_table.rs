@@ -244,7 +244,7 @@ fn insert_locked<A: Address, B: Bucket<A>>(
 /// Orders slots by what would be lost: kind of victim, then the longest idle, then the nearest to home.
 #[inline(always)]
 fn rank(meta: Meta, step: u32, now: u64) -> u64 {
-    let freshness = Meta::AGE_MAX - meta.idle(now);
+    let freshness = Meta::AGE_MAX - meta.since(now);
     meta.stage().worth(meta.staleness(now)) << 16 | freshness << 8 | u64::from(step)
 }
 
