@@ -1,6 +1,6 @@
 //! Numbers that are given out and taken back: ids, and runs of lines in the choice map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Gives out the smallest free number below a bound.
 #[derive(Debug)]
@@ -47,10 +47,12 @@ impl Ids {
     }
 }
 
-/// Gives out runs of lines, each a power of two long. Free runs are kept by where they begin and joined again.
+/// Gives out runs of lines, each a power of two long. Free runs are kept by where they begin, and by length, so that
+/// finding one takes no longer however many there are; neighbours are joined again.
 #[derive(Debug)]
 pub struct Lines {
     free: BTreeMap<u32, u32>,
+    by_length: BTreeSet<(u32, u32)>,
     total: u32,
 }
 
@@ -59,6 +61,7 @@ impl Lines {
     pub fn new(total: u32) -> Self {
         Self {
             free: BTreeMap::from([(0, total)]),
+            by_length: BTreeSet::from([(total, 0)]),
             total,
         }
     }
@@ -68,17 +71,23 @@ impl Lines {
         self.total
     }
 
-    /// The first line of a free run; none if no run is long enough.
+    fn insert(&mut self, first: u32, length: u32) {
+        self.free.insert(first, length);
+        self.by_length.insert((length, first));
+    }
+
+    fn remove(&mut self, first: u32) -> Option<u32> {
+        let length = self.free.remove(&first)?;
+        self.by_length.remove(&(length, first));
+        Some(length)
+    }
+
+    /// The first line of a free run, the shortest that is long enough; none if no run is.
     pub fn allocate(&mut self, lines: u32) -> Option<u32> {
-        let (first, length) = self
-            .free
-            .iter()
-            .filter(|(_, length)| **length >= lines)
-            .min_by_key(|(first, length)| (**length != lines, **first))
-            .map(|(first, length)| (*first, *length))?;
-        self.free.remove(&first);
+        let (length, first) = *self.by_length.range((lines, 0)..).next()?;
+        self.remove(first);
         if length > lines {
-            self.free.insert(first + lines, length - lines);
+            self.insert(first + lines, length - lines);
         }
         Some(first)
     }
@@ -91,13 +100,12 @@ impl Lines {
         if start + length < first + lines {
             return;
         }
-        self.free.remove(&start);
+        self.remove(start);
         if start < first {
-            self.free.insert(start, first - start);
+            self.insert(start, first - start);
         }
         if first + lines < start + length {
-            self.free
-                .insert(first + lines, start + length - first - lines);
+            self.insert(first + lines, start + length - first - lines);
         }
     }
 
@@ -107,14 +115,14 @@ impl Lines {
         if let Some((&start, &length)) = self.free.range(..first).next_back()
             && start + length == first
         {
-            self.free.remove(&start);
+            self.remove(start);
             first = start;
             lines += length;
         }
-        if let Some(length) = self.free.remove(&(first + lines)) {
+        if let Some(length) = self.remove(first + lines) {
             lines += length;
         }
-        self.free.insert(first, lines);
+        self.insert(first, lines);
     }
 }
 
@@ -158,6 +166,7 @@ mod tests {
                 again.reserve(*first, *length);
             }
             prop_assert_eq!(&again.free, &lines.free);
+            prop_assert_eq!(&again.by_length, &lines.by_length);
             for (first, length) in given {
                 lines.free(first, length);
             }

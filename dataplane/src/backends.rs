@@ -1,7 +1,7 @@
 //! The map of backends: ids are given out here, and taken back when no flow needs them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem::offset_of,
     net::IpAddr,
     sync::atomic::Ordering,
@@ -10,8 +10,9 @@ use std::{
 
 use portolan_abi::{
     address::{Address, V4, V6},
-    backend::{Backend, MAX_BACKENDS, delivery, state},
+    backend::{Backend, MAX_BACKENDS, delivery, offers, state},
     bytes::Be16,
+    choice::Load,
     pod::PodEntry,
 };
 
@@ -27,7 +28,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(2);
 
 /// One service's backend, as ids are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     pub service: u32,
     pub address: IpAddr,
@@ -38,9 +39,11 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Backends {
     ids: Ids,
-    known: BTreeMap<Identity, u32>,
-    by_address: BTreeMap<IpAddr, BTreeSet<u32>>,
+    known: HashMap<Identity, u32>,
+    by_address: HashMap<IpAddr, Vec<u32>>,
     removed: BTreeMap<u32, Instant>,
+    /// Those whose connections the next choice asks for.
+    counted: BTreeSet<u32>,
 }
 
 impl Backends {
@@ -49,9 +52,10 @@ impl Backends {
         let bound = maps.backends.len().min(MAX_BACKENDS);
         let mut backends = Self {
             ids: Ids::new(bound),
-            known: BTreeMap::new(),
-            by_address: BTreeMap::new(),
+            known: HashMap::new(),
+            by_address: HashMap::new(),
             removed: BTreeMap::new(),
+            counted: BTreeSet::new(),
         };
         for id in 0..bound {
             let entry = maps.backends.get(id);
@@ -60,6 +64,7 @@ impl Backends {
             }
             backends.ids.reserve(id);
             backends.remember(id, identity(&entry));
+            backends.note_counted(id, entry.offers);
             if entry.state != state::LIVE {
                 backends.removed.insert(id, Instant::now());
             }
@@ -72,7 +77,24 @@ impl Backends {
         self.by_address
             .entry(identity.address)
             .or_default()
-            .insert(id);
+            .push(id);
+    }
+
+    fn note_counted(&mut self, id: u32, offers: u8) {
+        if offers & offers::COUNTED == 0 {
+            self.counted.remove(&id);
+        } else {
+            self.counted.insert(id);
+        }
+    }
+
+    /// Corrects how many connections the backends have that are chosen by that; `connections` is by id.
+    pub fn count(&self, maps: &Maps, connections: impl Fn(u32) -> u32) {
+        for id in &self.counted {
+            maps.loads
+                .half(*id, offset_of!(Load, connections))
+                .store(connections(*id), Ordering::Release);
+        }
     }
 
     /// Every backend of every service that may get new flows, by service id.
@@ -83,8 +105,11 @@ impl Backends {
             if entry.state == state::LIVE {
                 live.entry(identity.service)
                     .or_default()
-                    .push(to_model(&entry));
+                    .push(model(maps, *id));
             }
+        }
+        for backends in live.values_mut() {
+            backends.sort_by_key(|backend| (backend.address, backend.port));
         }
         live
     }
@@ -94,13 +119,13 @@ impl Backends {
         self.known.get(identity).copied()
     }
 
-    /// The id of a backend, which is live from now on; a new one if it has none.
+    /// The id of a backend, which is live from now on; a new one if it has none. `offers` is what it is to new flows.
     pub fn acquire(
         &mut self,
         maps: &Maps,
         identity: Identity,
         protocol: u8,
-        backend: &model::Backend,
+        (backend, offers): (&model::Backend, u8),
         place: &Place,
     ) -> Result<u32, Error> {
         let mut entry = Backend {
@@ -112,17 +137,23 @@ impl Backends {
             family: if identity.address.is_ipv4() { 4 } else { 6 },
             class: class_of(backend.locality),
             terminating: u8::from(backend.terminating),
+            offers,
             ..Backend::default()
         };
         place.apply(&mut entry);
         if let Some(&id) = self.known.get(&identity) {
             self.removed.remove(&id);
-            maps.backends
-                .byte(id, offset_of!(Backend, class))
-                .store(entry.class, Ordering::Release);
-            maps.backends
-                .byte(id, offset_of!(Backend, terminating))
-                .store(entry.terminating, Ordering::Release);
+            for (offset, byte) in [
+                (offset_of!(Backend, class), entry.class),
+                (offset_of!(Backend, terminating), entry.terminating),
+                (offset_of!(Backend, offers), entry.offers),
+            ] {
+                maps.backends
+                    .byte(id, offset)
+                    .store(byte, Ordering::Release);
+            }
+            self.note_counted(id, offers);
+            set_weight(maps, id, backend.weight);
             set_place(maps, id, place);
             set_state(maps, id, state::LIVE);
             return Ok(id);
@@ -131,8 +162,11 @@ impl Backends {
             table: "backends",
             capacity: self.ids.bound(),
         })?;
+        maps.loads.set(id, Load::default());
+        set_weight(maps, id, backend.weight);
         maps.backends.set(id, entry);
         self.remember(id, identity);
+        self.note_counted(id, offers);
         Ok(id)
     }
 
@@ -161,8 +195,9 @@ impl Backends {
             set_state(maps, *id, state::FREE);
             self.removed.remove(id);
             self.known.remove(&identity);
+            self.counted.remove(id);
             if let Some(ids) = self.by_address.get_mut(&identity.address) {
-                ids.remove(id);
+                ids.retain(|other| other != id);
                 if ids.is_empty() {
                     self.by_address.remove(&identity.address);
                 }
@@ -232,6 +267,12 @@ fn set_state(maps: &Maps, id: u32, state: u8) {
         .store(state, Ordering::Release);
 }
 
+fn set_weight(maps: &Maps, id: u32, weight: u32) {
+    maps.loads
+        .half(id, offset_of!(Load, weight))
+        .store(weight, Ordering::Release);
+}
+
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => V4::from_octets(address.octets()).words(),
@@ -258,12 +299,11 @@ fn identity(entry: &Backend) -> Identity {
 
 /// A backend by its id, as callers know it.
 pub fn model(maps: &Maps, id: u32) -> model::Backend {
-    to_model(&maps.backends.get(id))
-}
-
-fn to_model(entry: &Backend) -> model::Backend {
+    let entry = maps.backends.get(id);
     model::Backend {
         terminating: entry.terminating != 0,
-        ..model::Backend::new(address(entry), entry.port.get(), locality_of(entry.class))
+        weight: maps.loads.get(id).weight,
+        hinted_elsewhere: entry.offers & offers::HINTED_ELSEWHERE != 0,
+        ..model::Backend::new(address(&entry), entry.port.get(), locality_of(entry.class))
     }
 }

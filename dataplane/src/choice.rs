@@ -3,72 +3,162 @@
 use std::net::IpAddr;
 
 use portolan_abi::{
-    choice::{ChoiceLine, LANES, fill, lines_for},
+    backend::{class, offers},
+    choice::{Candidate, ChoiceLine, LANES, fill, lines_for},
     hash::mix,
-    service::LOCAL_ONLY,
+    service::table::{LOCAL_ONLY, OTHER, PREFERRED},
 };
 
-use crate::model::{Backend, Locality};
+use crate::model::{
+    Algorithm, Backend, Distribution,
+    Locality::{self, Elsewhere, Node, Zone},
+    Service, TrafficPolicy,
+};
 
-/// The index of a locality's table.
+/// The number of a locality in backends and counters.
 pub fn class_of(locality: Locality) -> u8 {
     match locality {
-        Locality::Node => portolan_abi::backend::class::NODE,
-        Locality::Zone => portolan_abi::backend::class::ZONE,
-        Locality::Elsewhere => portolan_abi::backend::class::ELSEWHERE,
+        Locality::Node => class::NODE,
+        Locality::Zone => class::ZONE,
+        Locality::Elsewhere => class::ELSEWHERE,
     }
 }
 
-/// The locality of a table's index.
+/// The locality of a class's number.
 pub fn locality_of(class: u8) -> Locality {
     match class {
-        portolan_abi::backend::class::NODE => Locality::Node,
-        portolan_abi::backend::class::ZONE => Locality::Zone,
+        class::NODE => Locality::Node,
+        class::ZONE => Locality::Zone,
         _ => Locality::Elsewhere,
     }
 }
 
-/// Which of the backends stand in each table, as indexes.
+/// Which of some backends stand in each table, as indexes, by [`portolan_abi::service::table`].
+pub type Members = [Vec<usize>; 3];
+
+/// Which of a service's backends of one family stand in each table.
 ///
-/// Backends that terminate stand nowhere as long as another could take their place: in the tables of the classes any
-/// other backend, in the table of the policy Local any other of this node.
-pub fn members(backends: &[&Backend]) -> [Vec<usize>; 4] {
-    let mut tables: [Vec<usize>; 4] = Default::default();
-    let all_terminate = backends.iter().all(|backend| backend.terminating);
-    let local_terminate = backends
-        .iter()
-        .filter(|backend| backend.locality == Locality::Node)
-        .all(|backend| backend.terminating);
-    for (index, backend) in backends.iter().enumerate() {
-        if !backend.terminating || all_terminate {
-            tables[usize::from(class_of(backend.locality))].push(index);
+/// Backends that terminate stand nowhere as long as another could take their place (KEP-1672): under a policy of Cluster
+/// any other, under Local any other of this node. Topology hints count where they leave anybody who is ready.
+pub fn members(service: &Service, backends: &[&Backend]) -> Members {
+    let mut tables = Members::default();
+    let pool = first_filled(
+        backends,
+        &[
+            &|backend| is_ready(backend) && !backend.hinted_elsewhere,
+            &is_ready,
+            &is_ending,
+        ],
+    );
+    let near = |wanted: &[Locality]| -> Vec<usize> {
+        pool.iter()
+            .filter(|index| wanted.contains(&backends[**index].locality))
+            .copied()
+            .collect()
+    };
+    let first = |choices: &[&[Locality]]| -> Vec<usize> {
+        choices
+            .iter()
+            .map(|wanted| near(wanted))
+            .find(|found| !found.is_empty())
+            .unwrap_or_default()
+    };
+    match service.distribution {
+        Distribution::Even => tables[PREFERRED].clone_from(&pool),
+        Distribution::SameNode => tables[PREFERRED] = first(&[&[Node], &[Zone], &[Elsewhere]]),
+        Distribution::SameZone => tables[PREFERRED] = first(&[&[Node, Zone], &[Elsewhere]]),
+        Distribution::LoadAware => {
+            tables[PREFERRED] = first(&[&[Node], &[Zone], &[Elsewhere]]);
+            if !near(&[Node]).is_empty() {
+                tables[OTHER] = first(&[&[Zone], &[Elsewhere]]);
+            }
         }
-        if backend.locality == Locality::Node && (!backend.terminating || local_terminate) {
-            tables[LOCAL_ONLY].push(index);
-        }
+    }
+    if [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local) {
+        let is_here = |backend: &Backend| backend.locality == Node;
+        tables[LOCAL_ONLY] = first_filled(
+            backends,
+            &[
+                &|backend| is_here(backend) && is_ready(backend),
+                &|backend| is_here(backend) && is_ending(backend),
+            ],
+        );
     }
     tables
 }
 
+fn is_ready(backend: &Backend) -> bool {
+    !backend.terminating && backend.weight > 0
+}
+
+fn is_ending(backend: &Backend) -> bool {
+    backend.terminating && backend.weight > 0
+}
+
+/// The backends that the first condition allows which allows any.
+fn first_filled(backends: &[&Backend], conditions: &[&dyn Fn(&Backend) -> bool]) -> Vec<usize> {
+    conditions
+        .iter()
+        .map(|allows| {
+            let allowed = backends.iter().enumerate();
+            allowed
+                .filter(|(_, backend)| allows(backend))
+                .map(|(index, _)| index)
+                .collect::<Vec<_>>()
+        })
+        .find(|allowed| !allowed.is_empty())
+        .unwrap_or_default()
+}
+
+/// What each of the backends is to new flows, as its entry in the map says it.
+pub fn offers(service: &Service, members: &Members, backends: &[&Backend]) -> Vec<u8> {
+    let counted = match service.algorithm {
+        Algorithm::LeastConnections => offers::COUNTED,
+        Algorithm::Maglev => 0,
+    };
+    let mut bits: Vec<u8> = backends
+        .iter()
+        .map(|backend| {
+            if backend.hinted_elsewhere {
+                counted | offers::HINTED_ELSEWHERE
+            } else {
+                counted
+            }
+        })
+        .collect();
+    for (table, bit) in [
+        (PREFERRED, offers::CLUSTER),
+        (OTHER, offers::CLUSTER),
+        (LOCAL_ONLY, offers::LOCAL),
+    ] {
+        for index in &members[table] {
+            bits[*index] |= bit;
+        }
+    }
+    bits
+}
+
 /// What a backend is, as a number that is the same on every node.
-pub fn identity(backend: &Backend) -> u64 {
-    let bits = match backend.address {
+pub fn identity(address: IpAddr, port: u16) -> u64 {
+    let bits = match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
     };
     let (high, low) = ((bits >> 64) as u64, bits & u128::from(u64::MAX));
     let low = u64::try_from(low).unwrap_or_default();
-    mix(
-        mix(mix(0x706f_7274_6f6c_616e, high), low),
-        u64::from(backend.port),
-    )
+    mix(mix(mix(0x706f_7274_6f6c_616e, high), low), u64::from(port))
 }
 
-/// The lines of a table of backend ids, each with its [`identity`].
-pub fn lines(backends: &[(u32, u64)]) -> Vec<ChoiceLine> {
-    let count = lines_for(u32::try_from(backends.len()).unwrap_or(u32::MAX)) as usize;
+/// How many lines a table of candidates takes.
+pub fn line_count(candidates: &[Candidate]) -> u32 {
+    lines_for(candidates.iter().map(|candidate| candidate.weight))
+}
+
+/// The lines of a table of candidates.
+pub fn lines(candidates: &[Candidate]) -> Vec<ChoiceLine> {
+    let count = line_count(candidates) as usize;
     let mut lanes = vec![0; count * LANES];
-    fill(&mut lanes, backends, &mut vec![0; backends.len()]);
+    fill(&mut lanes, candidates, &mut vec![[0; 2]; candidates.len()]);
     lanes
         .chunks_exact(LANES)
         .map(|chunk| {
@@ -82,49 +172,138 @@ pub fn lines(backends: &[(u32, u64)]) -> Vec<ChoiceLine> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Protocol, ServiceName};
 
-    fn backend(last: u8, locality: Locality, terminating: bool) -> Backend {
-        Backend {
-            terminating,
-            ..Backend::new(IpAddr::from([10, 0, 0, last]), 80, locality)
+    /// "node", "zone" and "far" backends in a row, "!" for one that terminates, "0" for no weight, "~" for one that is
+    /// hinted elsewhere.
+    fn backends(text: &str) -> Vec<Backend> {
+        let one = |(number, word): (usize, &str)| {
+            let last = u8::try_from(number).expect("few backends");
+            let locality = match word.trim_end_matches(['!', '0', '~']) {
+                "node" => Locality::Node,
+                "zone" => Locality::Zone,
+                "far" => Locality::Elsewhere,
+                other => panic!("no such place: {other}"),
+            };
+            Backend {
+                terminating: word.contains('!'),
+                weight: if word.contains('0') { 0 } else { 100 },
+                hinted_elsewhere: word.contains('~'),
+                ..Backend::new(IpAddr::from([10, 0, 0, last]), 80, locality)
+            }
+        };
+        text.split_whitespace().enumerate().map(one).collect()
+    }
+
+    /// The three tables of backends in words: "0 1 | 2 |".
+    fn tables(distribution: Distribution, local: bool, text: &str) -> String {
+        let policy = if local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        };
+        let service = Service {
+            distribution,
+            external_policy: policy,
+            ..Service::new(ServiceName("s".to_owned()), Protocol::Tcp)
+        };
+        let backends = backends(text);
+        let tables = members(&service, &backends.iter().collect::<Vec<_>>());
+        let words = tables.map(|table| {
+            let numbers: Vec<_> = table.iter().map(ToString::to_string).collect();
+            numbers.join(" ")
+        });
+        words.join(" | ").trim().to_owned()
+    }
+
+    #[test]
+    fn distributions_lay_out_the_tables_that_they_promise() {
+        use Distribution::{Even, LoadAware, SameNode, SameZone};
+        let all = "node zone far node";
+        for (distribution, text, expected) in [
+            (Even, all, "0 1 2 3 |  |"),
+            (SameNode, all, "0 3 |  |"),
+            (SameNode, "zone far", "0 |  |"),
+            (SameNode, "far far", "0 1 |  |"),
+            (SameZone, all, "0 1 3 |  |"),
+            (SameZone, "far node", "1 |  |"),
+            (SameZone, "far far", "0 1 |  |"),
+            (LoadAware, all, "0 3 | 1 |"),
+            (LoadAware, "node far far", "0 | 1 2 |"),
+            (LoadAware, "node node", "0 1 |  |"),
+            (LoadAware, "zone far", "0 |  |"),
+            (LoadAware, "far", "0 |  |"),
+            (LoadAware, "", "|  |"),
+        ] {
+            assert_eq!(
+                tables(distribution, false, text),
+                expected,
+                "{distribution:?} of {text}"
+            );
         }
     }
 
     #[test]
     fn terminating_backends_serve_only_when_nobody_else_can() {
-        let local = backend(1, Locality::Node, true);
-        let zone = backend(2, Locality::Zone, false);
-        assert_eq!(
-            members(&[&local, &zone]),
-            [vec![], vec![1], vec![], vec![0]]
-        );
-        let zone = backend(2, Locality::Zone, true);
-        assert_eq!(
-            members(&[&local, &zone]),
-            [vec![0], vec![1], vec![], vec![0]]
-        );
+        use Distribution::{Even, LoadAware};
+        for (text, expected) in [
+            ("node! zone", "1 |  | 0"),
+            ("node! zone!", "0 | 1 | 0"),
+            ("node! node zone!", "1 |  | 1"),
+            ("zone far", "0 |  |"),
+        ] {
+            assert_eq!(tables(LoadAware, true, text), expected, "{text}");
+        }
+        assert_eq!(tables(Even, false, "node! far! zone"), "2 |  |");
     }
 
     #[test]
-    fn shares_are_within_a_tenth_of_equal() {
-        for count in 1..60_u8 {
-            let backends: Vec<_> = (0..count)
-                .map(|last| {
-                    (
-                        u32::from(last),
-                        identity(&backend(last, Locality::Node, false)),
-                    )
-                })
-                .collect();
-            let lines = lines(&backends);
-            let total = lines.len() * LANES;
-            for (id, _) in &backends {
-                let share = lines
-                    .iter()
-                    .flat_map(|line| line.backends)
-                    .filter(|lane| lane == id)
-                    .count();
-                let equal = total / usize::from(count);
+    fn hints_keep_backends_out_of_all_but_the_local_table() {
+        use Distribution::Even;
+        for (text, expected) in [
+            ("node~ zone far", "1 2 |  | 0"),
+            ("node~ zone~", "0 1 |  | 0"),
+            // The one hinted here ends: anybody who is ready, before anybody who ends.
+            ("node! zone~", "1 |  | 0"),
+        ] {
+            assert_eq!(tables(Even, true, text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn backends_without_weight_get_nothing() {
+        use Distribution::LoadAware;
+        assert_eq!(tables(LoadAware, true, "node0 zone node"), "2 | 1 | 2");
+        assert_eq!(tables(LoadAware, true, "node0"), "|  |");
+        assert_eq!(tables(LoadAware, false, "node0 zone!"), "1 |  |");
+    }
+
+    fn candidates(weights: &[u32]) -> Vec<Candidate> {
+        let one = |(id, weight): (u32, &u32)| {
+            let [_, _, high, low] = id.to_be_bytes();
+            Candidate {
+                id,
+                weight: *weight,
+                hash: identity(IpAddr::from([10, 0, high, low]), 80),
+            }
+        };
+        (0_u32..).zip(weights).map(one).collect()
+    }
+
+    fn lanes(candidates: &[Candidate]) -> Vec<u32> {
+        lines(candidates)
+            .iter()
+            .flat_map(|line| line.backends)
+            .collect()
+    }
+
+    #[test]
+    fn shares_are_equal_where_weights_are() {
+        for count in 1..60 {
+            let lanes = lanes(&candidates(&vec![100; count]));
+            for id in 0..u32::try_from(count).expect("few") {
+                let share = lanes.iter().filter(|lane| **lane == id).count();
+                let equal = lanes.len() / count;
                 assert!(
                     share == equal || share == equal + 1,
                     "{count} backends: {share} of {equal}"
@@ -134,33 +313,42 @@ mod tests {
     }
 
     #[test]
+    fn shares_follow_weights() {
+        for weights in [
+            &[100, 200, 300][..],
+            &[1, 100],
+            &[50, 100, 100, 100],
+            &[7, 13, 1, 1],
+        ] {
+            let lanes = lanes(&candidates(weights));
+            let total: u32 = weights.iter().sum();
+            for (id, weight) in (0_u32..).zip(weights) {
+                let share = lanes.iter().filter(|lane| **lane == id).count();
+                let wanted = lanes.len() * *weight as usize / total as usize;
+                assert!(
+                    share.abs_diff(wanted) <= 2,
+                    "{weights:?}: {id} has {share} lanes, not {wanted}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_backend_that_leaves_disturbs_few_others() {
-        let backends: Vec<_> = (0..50_u8)
-            .map(|last| {
-                (
-                    u32::from(last),
-                    identity(&backend(last, Locality::Node, false)),
-                )
-            })
-            .collect();
-        let before = lines(&backends);
-        let after = lines(&backends[1..]);
-        assert_eq!(before.len(), after.len());
-        let lanes = |lines: &[ChoiceLine]| {
-            lines
+        for weights in [vec![100; 50], [vec![100; 25], vec![300; 25]].concat()] {
+            let all = candidates(&weights);
+            let (before, after) = (lanes(&all), lanes(&all[1..]));
+            assert_eq!(before.len(), after.len());
+            let moved = before
                 .iter()
-                .flat_map(|line| line.backends)
-                .collect::<Vec<_>>()
-        };
-        let moved = lanes(&before)
-            .into_iter()
-            .zip(lanes(&after))
-            .filter(|(old, new)| *old != 0 && old != new)
-            .count();
-        assert!(
-            moved * 4 < before.len() * LANES,
-            "{moved} of {} moved",
-            before.len() * LANES
-        );
+                .zip(&after)
+                .filter(|(old, new)| **old != 0 && old != new)
+                .count();
+            assert!(
+                moved * 4 < before.len(),
+                "{moved} of {} moved",
+                before.len()
+            );
+        }
     }
 }

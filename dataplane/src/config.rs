@@ -13,6 +13,10 @@ pub struct Capacity {
     pub backends: u32,
     /// Places in the choice tables, 16 each; a backend takes about one to two of them in each table that it is in.
     pub choice_lines: u32,
+    /// Prefixes of all load balancers' source ranges.
+    pub source_ranges: u32,
+    /// Clients of services with session affinity that are remembered at once.
+    pub affinities: u32,
     /// Pods of this node, counted by address.
     pub pod_addresses: u32,
     /// Flows of IPv4, a power of two. Best at least twice the flows that are expected at once.
@@ -28,6 +32,8 @@ impl Default for Capacity {
             frontends: 65_536,
             backends: 65_536,
             choice_lines: 65_536,
+            source_ranges: 16_384,
+            affinities: 65_536,
             pod_addresses: 2_048,
             flows_v4: 131_072,
             flows_v6: 65_536,

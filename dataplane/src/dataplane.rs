@@ -16,7 +16,7 @@ use portolan_abi::{
 };
 
 use crate::{
-    Config, Error, PodInterface, Swept, Transmit,
+    Config, Error, PodInterface, Swept, Transmit, affinity,
     backends::{self, Backends, Place},
     flows,
     maps::{Maps, failed, names},
@@ -43,7 +43,11 @@ pub struct Dataplane {
     pods: Pods,
     attached: BTreeMap<String, PodInterface>,
     uplink: Option<String>,
+    sweeps: u32,
 }
+
+/// One sweep of so many looks at the map of session affinity too, whose entries last minutes at least.
+const AFFINITY_EVERY: u32 = 16;
 
 impl Dataplane {
     /// Loads the programs and makes the maps, or adopts the maps that are pinned and replaces the attached programs.
@@ -66,6 +70,7 @@ impl Dataplane {
             pods,
             attached,
             uplink: None,
+            sweeps: 0,
         };
         dataplane.forget_lost_pods()?;
         Ok(dataplane)
@@ -267,6 +272,11 @@ impl Dataplane {
         let freed = self
             .backends
             .collect(&self.maps, |id| census.is_referred(id));
+        self.backends.count(&self.maps, |id| census.open(id));
+        self.sweeps = (self.sweeps + 1) % AFFINITY_EVERY;
+        if self.sweeps == 0 {
+            affinity::sweep(&self.maps, &self.services.affinities())?;
+        }
         if let Some(interface) = &self.uplink {
             let index = index_of(interface)?;
             self.set_uplink(index, transmits(self.config.transmit, interface, index));

@@ -65,10 +65,11 @@ fn each<B: Layout>(table: &Mapped<B>, mut visit: impl FnMut(u32, usize, Meta)) {
     }
 }
 
-/// Which backend ids flows refer to, and how many flows there are and went.
+/// How many flows each backend id has, over or not, and how many flows there are and went.
 #[derive(Debug)]
 pub struct Census {
-    referred: Vec<bool>,
+    referring: Vec<u32>,
+    open: Vec<u32>,
     pub live: u64,
     pub expired: u64,
 }
@@ -76,14 +77,23 @@ pub struct Census {
 impl Census {
     /// Whether a flow refers to the id.
     pub fn is_referred(&self, id: u32) -> bool {
-        self.referred.get(id as usize).copied().unwrap_or(true)
+        self.referring
+            .get(id as usize)
+            .is_none_or(|flows| *flows != 0)
+    }
+
+    /// How many flows of the id are not over.
+    pub fn open(&self, id: u32) -> u32 {
+        self.open.get(id as usize).copied().unwrap_or(0)
     }
 }
 
 /// Takes out the flows that have aged.
 pub fn sweep(maps: &Maps) -> Census {
+    let ids = maps.backends.len().min(MAX_BACKENDS) as usize;
     let mut census = Census {
-        referred: vec![false; MAX_BACKENDS as usize],
+        referring: vec![0; ids],
+        open: vec![0; ids],
         live: 0,
         expired: 0,
     };
@@ -109,7 +119,14 @@ fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
             }
         }
         census.live += 1;
-        census.referred[meta.backend() as usize] = true;
+        let backend = meta.backend() as usize;
+        if let (Some(referring), Some(open)) = (
+            census.referring.get_mut(backend),
+            census.open.get_mut(backend),
+        ) {
+            *referring += 1;
+            *open += u32::from(!meta.stage().is_over());
+        }
     });
 }
 

@@ -18,6 +18,13 @@ use crate::{
     model::{Frontend, Protocol, Scope, Service, TrafficPolicy},
 };
 
+/// The flags that say what a key is; others say what stands behind it.
+pub const FLAGS: u32 = flags::INTERNAL_LOCAL
+    | flags::EXTERNAL_LOCAL
+    | flags::EXTERNAL
+    | flags::NODE_PORT
+    | flags::LOAD_BALANCER;
+
 /// A key of a service map, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {

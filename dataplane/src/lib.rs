@@ -38,6 +38,7 @@
 //! `cargo xtask build-ebpf`, then `cargo test -p portolan-dataplane` as root. The tests make network namespaces and a bpf
 //! file system each for itself, and may run side by side.
 
+mod affinity;
 mod allocation;
 mod backends;
 mod choice;
@@ -50,6 +51,7 @@ mod maps;
 pub mod model;
 mod pods;
 mod programs;
+mod ranges;
 mod records;
 mod services;
 mod sys;

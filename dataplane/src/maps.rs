@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use portolan_abi::{
     backend::Backend,
-    choice::ChoiceLine,
+    choice::{ChoiceLine, Load, Share},
     config::NodeConfig,
     counters::ServiceCount,
     drop_reason::{DropReason, Event},
@@ -21,11 +21,15 @@ pub mod names {
     /// One [`portolan_abi::config::NodeConfig`].
     pub const CONFIG: &str = "CONFIG";
     /// All maps, for checks and removal.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 19] = [
         CONFIG,
         "SERVICES_V4",
         "SERVICES_V6",
         "CHOICES",
+        "LOADS",
+        "SHARES",
+        "RANGES",
+        "AFFINITY",
         "BACKENDS",
         "FLOWS_V4",
         "FLOWS_V6",
@@ -47,6 +51,10 @@ pub struct Maps {
     pub services_v4: Map,
     pub services_v6: Map,
     pub choices: Mapped<ChoiceLine>,
+    pub loads: Mapped<Load>,
+    pub shares: Mapped<Share>,
+    pub ranges: Map,
+    pub affinity: Map,
     pub backends: Mapped<Backend>,
     pub flows_v4: Mapped<BucketV4>,
     pub flows_v6: Mapped<BucketV6>,
@@ -73,6 +81,10 @@ impl Maps {
             services_v4: map("SERVICES_V4")?,
             services_v6: map("SERVICES_V6")?,
             choices: mapped(pins, "CHOICES")?,
+            loads: mapped(pins, "LOADS")?,
+            shares: mapped(pins, "SHARES")?,
+            ranges: map("RANGES")?,
+            affinity: map("AFFINITY")?,
             backends: mapped(pins, "BACKENDS")?,
             flows_v4: mapped(pins, "FLOWS_V4")?,
             flows_v6: mapped(pins, "FLOWS_V6")?,
@@ -108,11 +120,13 @@ impl Maps {
         Ok(total)
     }
 
-    /// Sets a service's counters to zero.
+    /// Sets a service's counters to zero, and lets all its flows stay.
     pub fn reset_count(&self, id: u32) -> Result<(), Error> {
         self.counts
             .set_per_cpu(id, &vec![ServiceCount::default(); self.cpus])
-            .map_err(|error| failed("write", Path::new("COUNTS"), error))
+            .map_err(|error| failed("write", Path::new("COUNTS"), error))?;
+        self.shares.set(id, Share::default());
+        Ok(())
     }
 
     /// How often packets were dropped for each reason.

@@ -80,6 +80,9 @@ pub struct Backend {
     pub weight: u32,
     /// An address of the node that it runs on, of its own family, where that is known: what encapsulated packets go to.
     pub node: Option<IpAddr>,
+    /// Topology hints leave it to the clients of other nodes; a policy of Local has it all the same.
+    #[serde(default)]
+    pub hinted_elsewhere: bool,
 }
 
 impl Backend {
@@ -95,6 +98,7 @@ impl Backend {
             terminating: false,
             weight: Self::ORDINARY_WEIGHT,
             node: None,
+            hinted_elsewhere: false,
         }
     }
 }
@@ -177,6 +181,9 @@ pub struct Service {
     /// How packets of backends on other nodes get back.
     #[serde(default)]
     pub return_path: ReturnPath,
+    /// Backends get flows whether or not they are ready: [`crate::Dataplane::withdraw_backend`] does not concern them.
+    #[serde(default)]
+    pub publish_not_ready: bool,
 }
 
 impl Service {
@@ -194,6 +201,7 @@ impl Service {
             affinity_seconds: None,
             source_ranges: Vec::new(),
             return_path: ReturnPath::default(),
+            publish_not_ready: false,
         }
     }
 }

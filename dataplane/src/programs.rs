@@ -47,6 +47,10 @@ impl Programs {
             .map_max_entries("SERVICES_V6", capacity.frontends)
             .map_max_entries("CHOICES", capacity.choice_lines)
             .map_max_entries("BACKENDS", capacity.backends)
+            .map_max_entries("LOADS", capacity.backends)
+            .map_max_entries("SHARES", capacity.services)
+            .map_max_entries("RANGES", capacity.source_ranges)
+            .map_max_entries("AFFINITY", capacity.affinities)
             .map_max_entries(
                 "FLOWS_V4",
                 capacity.flows_v4.next_power_of_two().max(slots) / slots,

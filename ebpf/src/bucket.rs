@@ -58,6 +58,18 @@ unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
     was
 }
 
+/// Adds to a number.
+///
+/// # Safety
+/// `number` must point to four aligned bytes of a map's value.
+#[inline(always)]
+pub unsafe fn add(number: *mut u32, more: u32) {
+    // SAFETY: the instruction touches the number alone.
+    unsafe {
+        asm!("lock *(u32 *)({number} + 0) += {more}", number = in(reg) number, more = in(reg) more);
+    }
+}
+
 macro_rules! atomic_meta {
     () => {
         #[inline(always)]

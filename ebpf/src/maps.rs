@@ -1,15 +1,21 @@
 //! The maps, all pinned by name, and what the decisions read of them. Their sizes are set by the loader.
 
+use core::ptr::{addr_of, addr_of_mut};
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     helpers::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{
+        Array, HashMap, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use portolan_abi::{
     address::{V4, V6},
+    affinity::{AffinityEntry, AffinityKey},
     backend::Backend,
-    choice::{ChoiceLine, LANES, Place},
+    choice::{ChoiceLine, LANES, Load, Place, Share},
     config::NodeConfig,
     counters::ServiceCount,
     drop_reason::{DropReason, Event},
@@ -19,10 +25,11 @@ use portolan_abi::{
     refusal::{self, Refuse},
     service::{ServiceEntry, ServiceKey, ServiceRecord},
     source_nat,
+    source_range::{self, RangeMember},
     tables::Tables,
 };
 
-use crate::bucket::{MapBucketV4, MapBucketV6};
+use crate::bucket::{self, MapBucketV4, MapBucketV6};
 
 #[map]
 static CONFIG: Array<NodeConfig> = Array::pinned(1, BPF_F_MMAPABLE);
@@ -32,6 +39,14 @@ static SERVICES_V4: HashMap<ServiceKey<V4>, ServiceEntry> = HashMap::pinned(1, B
 static SERVICES_V6: HashMap<ServiceKey<V6>, ServiceEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static CHOICES: Array<ChoiceLine> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static LOADS: Array<Load> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static SHARES: Array<Share> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static RANGES: LpmTrie<RangeMember, u32> = LpmTrie::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+static AFFINITY: HashMap<AffinityKey, AffinityEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static BACKENDS: Array<Backend> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
@@ -203,6 +218,48 @@ impl<A: Family> Tables<A> for Maps {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn away(&self, service: u32) -> u32 {
+        match SHARES.get_ptr(service) {
+            // SAFETY: the pointer is into the map's value; userspace writes the word whole.
+            Some(share) => unsafe { addr_of!((*share).away).read_volatile() },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn load(&self, backend: u32) -> Option<Load> {
+        let load = LOADS.get_ptr(backend)?;
+        // SAFETY: the pointer is into the map's value, whose two words need not be of one moment.
+        Some(unsafe { load.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn add_connection(&self, backend: u32) {
+        if let Some(load) = LOADS.get_ptr_mut(backend) {
+            // SAFETY: the pointer is into the map's value, and the instruction touches the word alone.
+            unsafe { bucket::add(addr_of_mut!((*load).connections), 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn is_in_ranges(&self, set: u32, client: A) -> bool {
+        let key = Key::new(source_range::WHOLE, RangeMember::new(set, client));
+        RANGES.get(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        // SAFETY: the entry is copied at once; it is replaced as a whole, and a replaced one outlives this run.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
+        // Without room the client's address decides alone, as it did just now.
+        let _ = AFFINITY.insert(key, entry, 0);
     }
 }
 

@@ -6,11 +6,7 @@ use std::{
     time::Instant,
 };
 
-use portolan_abi::{
-    backend::state,
-    choice::lines_for,
-    service::{ChoiceTable, ServiceEntry},
-};
+use portolan_abi::{backend::state, choice::Candidate, service::ChoiceTable};
 
 use super::{Context, GRACE, Installed, Services, Tables};
 use crate::{
@@ -19,8 +15,16 @@ use crate::{
     choice,
     frontends::Key,
     maps::Maps,
-    model::{Backend, Service},
+    model::{Backend, Frontend, Scope, Service},
 };
+
+/// What was made for a service's new state, to be taken back should that fail.
+#[derive(Default)]
+struct Made {
+    backends: Vec<(IpAddr, u16, u32)>,
+    tables: Vec<ChoiceTable>,
+    ranges: Option<u32>,
+}
 
 impl Services {
     /// Installs a valid service under its id; what stood before stands on if that fails.
@@ -33,142 +37,172 @@ impl Services {
         protocol: u8,
         keys: BTreeMap<Key, u32>,
     ) -> Result<(), Error> {
-        let usable = self.usable(service);
-        let mut acquired = BTreeMap::new();
-        let mut fresh = Vec::new();
-        let prepared = self.prepare(
-            context,
-            backends,
-            (service, id, protocol),
-            &usable,
-            &mut acquired,
-            &mut fresh,
-        );
+        let mut made = Made::default();
+        let prepared = self.prepare(context, backends, (service, id, protocol), &mut made);
         let old = self.installed.remove(&service.name);
         match prepared {
-            Ok((v4, v6)) => {
-                let new = Installed {
+            Ok((v4, v6, ranges)) => {
+                made.backends.sort_unstable();
+                let new = Box::new(Installed {
                     id,
                     wanted: service.clone(),
                     keys,
-                    backends: acquired,
+                    backends: made.backends,
                     v4,
                     v6,
-                };
+                    ranges,
+                    is_restored: false,
+                });
                 self.flip(context.maps, backends, old, new)
             }
             Err(error) => {
                 // What stood before stands on; only what was made for the new state goes.
-                for table in fresh {
+                for table in made.tables {
                     self.lines.free(table.first_line, table.lines);
                 }
-                for (place, id) in acquired {
+                for (address, port, id) in made.backends {
                     if !old
                         .as_ref()
-                        .is_some_and(|old| old.backends.contains_key(&place))
+                        .is_some_and(|old| old.has_backend(address, port))
                     {
                         backends.release(context.maps, id, state::REMOVED);
                     }
                 }
                 self.installed
                     .extend(old.map(|old| (service.name.clone(), old)));
+                if let Some(set) = made.ranges {
+                    self.ranges.forget(context.maps, set)?;
+                }
                 Err(error)
             }
         }
     }
 
-    /// The backends that may get flows, in an order that is the same on every node.
-    fn usable<'a>(&self, service: &'a Service) -> Vec<&'a Backend> {
+    /// The backends of a family that may get flows, in an order that is the same on every node.
+    fn usable<'a>(&self, service: &'a Service, is_v4: bool) -> Vec<&'a Backend> {
         let mut usable: Vec<&Backend> = service
             .backends
             .iter()
-            .filter(|backend| !self.is_withdrawn(backend.address))
+            .filter(|backend| backend.address.is_ipv4() == is_v4)
+            .filter(|backend| !self.is_withdrawn(backend.address, service))
             .collect();
         usable.sort_by_key(|backend| (backend.address, backend.port));
         usable.dedup_by_key(|backend| (backend.address, backend.port));
         usable
     }
 
-    /// Makes a service's backends and tables, which no packet sees yet.
+    /// Makes a service's backends, tables and ranges, which no packet sees yet.
     fn prepare(
         &mut self,
         context: &Context<'_>,
         backends: &mut Backends,
+        named: (&Service, u32, u8),
+        made: &mut Made,
+    ) -> Result<(Tables, Tables, Option<u32>), Error> {
+        let service = named.0;
+        let ranges = self.lay_ranges(context.maps, service, made)?;
+        let v4 = self.lay_family(context, backends, named, true, made)?;
+        let v6 = self.lay_family(context, backends, named, false, made)?;
+        Ok((v4, v6, ranges))
+    }
+
+    /// The set of a service's source ranges, if it has any address that they are for.
+    fn lay_ranges(
+        &mut self,
+        maps: &Maps,
+        service: &Service,
+        made: &mut Made,
+    ) -> Result<Option<u32>, Error> {
+        let is_balanced = |frontend: &Frontend| {
+            matches!(
+                frontend,
+                Frontend::Address {
+                    scope: Scope::LoadBalancer,
+                    ..
+                }
+            )
+        };
+        if service.source_ranges.is_empty() || !service.frontends.iter().any(is_balanced) {
+            return Ok(None);
+        }
+        let old = self.installed.get(&service.name).and_then(|old| old.ranges);
+        if let Some(set) = old.filter(|set| self.ranges.holds(*set, &service.source_ranges)) {
+            return Ok(Some(set));
+        }
+        made.ranges = Some(self.ranges.add(maps, &service.source_ranges)?);
+        Ok(made.ranges)
+    }
+
+    fn lay_family(
+        &mut self,
+        context: &Context<'_>,
+        backends: &mut Backends,
         (service, id, protocol): (&Service, u32, u8),
-        usable: &[&Backend],
-        acquired: &mut BTreeMap<(IpAddr, u16), u32>,
-        fresh: &mut Vec<ChoiceTable>,
-    ) -> Result<(Tables, Tables), Error> {
-        for backend in usable {
+        is_v4: bool,
+        made: &mut Made,
+    ) -> Result<Tables, Error> {
+        let usable = self.usable(service, is_v4);
+        let members = choice::members(service, &usable);
+        let offers = choice::offers(service, &members, &usable);
+        let mut candidates = Vec::with_capacity(usable.len());
+        for (backend, offers) in usable.into_iter().zip(offers) {
+            let (address, port) = (backend.address, backend.port);
             let identity = Identity {
                 service: id,
-                address: backend.address,
-                port: backend.port,
+                address,
+                port,
             };
-            let place = (context.place)(backend.address, backend);
-            let backend_id = backends.acquire(context.maps, identity, protocol, backend, &place)?;
-            acquired.insert((backend.address, backend.port), backend_id);
+            let place = (context.place)(address, backend);
+            let id =
+                backends.acquire(context.maps, identity, protocol, (backend, offers), &place)?;
+            made.backends.push((address, port, id));
+            candidates.push(Candidate {
+                id,
+                weight: backend.weight,
+                hash: choice::identity(address, port),
+            });
         }
-        let (old_v4, old_v6) = self
-            .installed
-            .get(&service.name)
-            .map_or_else(Default::default, |old| (old.v4.clone(), old.v6.clone()));
-        let family = |v4: bool| -> Vec<&Backend> {
-            usable
-                .iter()
-                .filter(|backend| backend.address.is_ipv4() == v4)
-                .copied()
-                .collect()
-        };
-        let v4 = self.lay(context.maps, &family(true), acquired, &old_v4, fresh)?;
-        let v6 = self.lay(context.maps, &family(false), acquired, &old_v6, fresh)?;
-        Ok((v4, v6))
+        let members = members.map(|table| {
+            let stand = table.into_iter().map(|index| candidates[index]);
+            stand.collect::<Vec<_>>()
+        });
+        self.lay_tables(context.maps, service, is_v4, members, made)
     }
 
     /// Fills a family's tables, unless they say already what they should.
-    fn lay(
+    fn lay_tables(
         &mut self,
         maps: &Maps,
-        backends: &[&Backend],
-        ids: &BTreeMap<(IpAddr, u16), u32>,
-        old: &Tables,
-        fresh: &mut Vec<ChoiceTable>,
+        service: &Service,
+        is_v4: bool,
+        members: [Vec<Candidate>; 3],
+        made: &mut Made,
     ) -> Result<Tables, Error> {
-        let mut tables = Tables::default();
-        let members = choice::members(backends);
-        for (index, members) in members.into_iter().enumerate() {
-            let members: Vec<(u32, u64)> = members
-                .into_iter()
-                .map(|member| {
-                    let backend = backends[member];
-                    (
-                        ids[&(backend.address, backend.port)],
-                        choice::identity(backend),
-                    )
-                })
-                .collect();
-            tables.places[index] =
-                if let Some(same) = (0..index).find(|same| tables.members[*same] == members) {
-                    tables.places[same]
-                } else if members == old.members[index]
-                    && (old.places[index].lines != 0 || members.is_empty())
-                {
-                    old.places[index]
-                } else {
-                    let table = self.write_table(maps, &members)?;
-                    fresh.extend((table.lines != 0).then_some(table));
-                    table
-                };
-            tables.members[index] = members;
+        let mut places = [ChoiceTable::default(); 3];
+        for (index, wanted) in members.iter().enumerate() {
+            let old = self.installed.get(&service.name);
+            let old = old.map(|old| if is_v4 { &old.v4 } else { &old.v6 });
+            let kept = old.and_then(|old| {
+                let same = (0..3).find(|same| old.members[*same] == *wanted)?;
+                Some(old.places[same]).filter(|place| place.lines != 0)
+            });
+            places[index] = if wanted.is_empty() {
+                ChoiceTable::default()
+            } else if let Some(same) = (0..index).find(|same| members[*same] == *wanted) {
+                places[same]
+            } else if let Some(kept) = kept {
+                kept
+            } else {
+                let table = self.write_table(maps, wanted)?;
+                made.tables.push(table);
+                table
+            };
         }
-        Ok(tables)
+        Ok(Tables { places, members })
     }
 
-    fn write_table(&mut self, maps: &Maps, members: &[(u32, u64)]) -> Result<ChoiceTable, Error> {
-        let lines = lines_for(u32::try_from(members.len()).unwrap_or(u32::MAX));
-        if lines == 0 {
-            return Ok(ChoiceTable::default());
-        }
+    fn write_table(&mut self, maps: &Maps, members: &[Candidate]) -> Result<ChoiceTable, Error> {
+        let lines = choice::line_count(members);
         self.end_quarantine();
         let full = Error::TableFull {
             table: "choice tables",
@@ -182,15 +216,12 @@ impl Services {
     }
 
     fn end_quarantine(&mut self) {
-        let now = Instant::now();
-        let lines = &mut self.lines;
-        self.quarantine.retain(|(since, table)| {
-            let over = now.duration_since(*since) >= GRACE;
-            if over {
-                lines.free(table.first_line, table.lines);
-            }
-            !over
-        });
+        while let Some((since, table)) = self.quarantine.front()
+            && since.elapsed() >= GRACE
+        {
+            self.lines.free(table.first_line, table.lines);
+            self.quarantine.pop_front();
+        }
     }
 
     /// Lets packets see the new state, then retires what only the old one needed.
@@ -198,14 +229,15 @@ impl Services {
         &mut self,
         maps: &Maps,
         backends: &mut Backends,
-        old: Option<Installed>,
-        mut new: Installed,
+        old: Option<Box<Installed>>,
+        mut new: Box<Installed>,
     ) -> Result<(), Error> {
-        if let Err(error) = self.publish(maps, old.as_ref(), &new) {
+        if let Err(error) = self.publish(maps, old.as_deref(), &new) {
             // Some frontends may lead to the old tables still, so those stay, and the next update tries again.
             let published = |key: &Key| self.owners.contains_key(key);
             new.keys.retain(|key, _| published(key));
             new.keys.extend(old.into_iter().flat_map(|old| old.keys));
+            new.is_restored = true;
             self.installed.insert(new.wanted.name.clone(), new);
             return Err(error);
         }
@@ -214,12 +246,13 @@ impl Services {
                 key.withdraw(maps)?;
                 self.owners.remove(key);
             }
-            for (_, id) in old
-                .backends
-                .iter()
-                .filter(|(place, _)| !new.backends.contains_key(place))
-            {
-                backends.release(maps, *id, state::REMOVED);
+            for (address, port, id) in &old.backends {
+                if !new.has_backend(*address, *port) {
+                    backends.release(maps, *id, state::REMOVED);
+                }
+            }
+            if let Some(set) = old.ranges.filter(|set| new.ranges != Some(*set)) {
+                self.ranges.retire(set);
             }
             let kept = [new.v4.places, new.v6.places].concat();
             self.retire(old, &kept);
@@ -235,29 +268,13 @@ impl Services {
         old: Option<&Installed>,
         new: &Installed,
     ) -> Result<(), Error> {
+        let old = old.filter(|old| !old.is_restored);
         for (key, flags) in &new.keys {
-            let tables = if key.address.is_ipv4() {
-                &new.v4
-            } else {
-                &new.v6
-            };
-            let unchanged = old.is_some_and(|old| {
-                let before = if key.address.is_ipv4() {
-                    &old.v4
-                } else {
-                    &old.v6
-                };
-                old.keys.get(key) == Some(flags) && before.places == tables.places
-            });
-            if !unchanged {
-                let entry = ServiceEntry {
-                    id: new.id,
-                    flags: *flags,
-                    tables: tables.places,
-                    reserved: [0; 6],
-                };
+            let entry = new.entry(key, *flags);
+            let before = old.and_then(|old| Some(old.entry(key, *old.keys.get(key)?)));
+            if before != Some(entry) {
                 key.publish(maps, &entry)?;
-                self.owners.insert(*key, new.wanted.name.clone());
+                self.owners.insert(*key, new.id);
             }
         }
         Ok(())
@@ -268,7 +285,7 @@ impl Services {
         let mut seen = BTreeSet::new();
         for table in old.v4.places.iter().chain(&old.v6.places) {
             if table.lines != 0 && !kept.contains(table) && seen.insert(table.first_line) {
-                self.quarantine.push((now, *table));
+                self.quarantine.push_back((now, *table));
             }
         }
     }

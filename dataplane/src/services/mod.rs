@@ -7,14 +7,15 @@ mod install;
 mod restore;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use portolan_abi::{
     backend::state,
-    service::{ChoiceTable, NAME_BYTES},
+    choice::Candidate,
+    service::{ChoiceTable, NAME_BYTES, ServiceEntry, flags, table},
 };
 
 use crate::{
@@ -24,18 +25,19 @@ use crate::{
     dataplane::Withdrawal,
     frontends::{self, Key},
     maps::{Maps, failed},
-    model::{Backend, Service, ServiceName},
+    model::{Algorithm, Backend, Service, ServiceName},
+    ranges::Ranges,
     records,
 };
 
 /// How long a program may go on reading what no entry leads to any more. Programs run for microseconds.
-const GRACE: Duration = Duration::from_millis(500);
+pub const GRACE: Duration = Duration::from_millis(500);
 
-/// The tables of one family of one service, with the backend ids in each.
+/// The tables of one family of one service, with the backends in each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tables {
-    places: [ChoiceTable; 4],
-    members: [Vec<(u32, u64)>; 4],
+    places: [ChoiceTable; 3],
+    members: [Vec<Candidate>; 3],
 }
 
 /// A service as it stands in the maps.
@@ -44,20 +46,66 @@ struct Installed {
     id: u32,
     wanted: Service,
     keys: BTreeMap<Key, u32>,
-    backends: BTreeMap<(IpAddr, u16), u32>,
+    backends: Vec<(IpAddr, u16, u32)>,
     v4: Tables,
     v6: Tables,
+    ranges: Option<u32>,
+    /// The maps were found so, and may hold an update that was not finished.
+    is_restored: bool,
+}
+
+impl Installed {
+    fn tables(&self, address: IpAddr) -> &Tables {
+        if address.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        }
+    }
+
+    /// What stands behind one of the service's keys.
+    fn entry(&self, key: &Key, key_flags: u32) -> ServiceEntry {
+        let tables = self.tables(key.address).places;
+        let mut entry = ServiceEntry {
+            id: self.id,
+            flags: key_flags,
+            tables,
+            affinity_seconds: self.wanted.affinity_seconds.unwrap_or(0),
+            ..ServiceEntry::default()
+        };
+        if tables[table::OTHER].lines != 0 {
+            entry.flags |= flags::LOAD_AWARE;
+        }
+        if self.wanted.algorithm == Algorithm::LeastConnections {
+            entry.flags |= flags::LEAST_CONNECTIONS;
+        }
+        if let Some(set) = self.ranges
+            && key_flags & flags::LOAD_BALANCER != 0
+        {
+            entry.flags |= flags::SOURCE_RANGES;
+            entry.source_ranges = set;
+        }
+        entry
+    }
+
+    fn has_backend(&self, address: IpAddr, port: u16) -> bool {
+        self.backends
+            .binary_search_by_key(&(address, port), |(address, port, _)| (*address, *port))
+            .is_ok()
+    }
 }
 
 /// All services.
 #[derive(Debug)]
 pub struct Services {
-    installed: BTreeMap<ServiceName, Installed>,
-    owners: BTreeMap<Key, ServiceName>,
+    installed: BTreeMap<ServiceName, Box<Installed>>,
+    /// Which service has each key, by its id.
+    owners: HashMap<Key, u32>,
     orphans: Vec<Key>,
     ids: Ids,
     lines: Lines,
-    quarantine: Vec<(Instant, ChoiceTable)>,
+    quarantine: VecDeque<(Instant, ChoiceTable)>,
+    ranges: Ranges,
     /// Addresses whose backends get no new flows, whatever callers want.
     withdrawn: BTreeSet<(IpAddr, Withdrawal)>,
 }
@@ -78,6 +126,13 @@ impl Services {
             .map(|installed| (installed.id, &installed.wanted))
     }
 
+    /// How long services with session affinity keep a client, by their ids.
+    pub fn affinities(&self) -> HashMap<u32, u32> {
+        self.iter()
+            .filter_map(|(id, service)| Some((id, service.affinity_seconds?)))
+            .collect()
+    }
+
     /// The names of the ids.
     pub fn names(&self) -> BTreeMap<u32, ServiceName> {
         self.iter()
@@ -95,10 +150,11 @@ impl Services {
         let protocol = Self::check(service)?;
         let keys = frontends::keys(service, protocol, context.node_addresses);
         for key in keys.keys() {
-            if let Some(owner) = self.owners.get(key).filter(|owner| **owner != service.name) {
+            let id = self.installed.get(&service.name).map(|own| own.id);
+            if let Some(owner) = self.owners.get(key).filter(|owner| Some(**owner) != id) {
                 return Err(Error::FrontendTaken {
                     frontend: key.to_string(),
-                    owner: owner.0.clone(),
+                    owner: self.name_of(*owner),
                 });
             }
         }
@@ -111,18 +167,27 @@ impl Services {
         result
     }
 
+    fn name_of(&self, id: u32) -> String {
+        self.iter()
+            .find(|(other, _)| *other == id)
+            .map_or_else(|| id.to_string(), |(_, service)| service.name.0.clone())
+    }
+
     fn check(service: &Service) -> Result<u8, Error> {
-        let invalid = |reason: &str| Error::InvalidService {
+        let invalid = |reason: String| Error::InvalidService {
             name: service.name.0.clone(),
-            reason: reason.to_owned(),
+            reason,
         };
         if service.name.0.len() > NAME_BYTES {
-            return Err(invalid("its name is longer than 248 bytes"));
+            return Err(invalid(format!(
+                "its name is longer than {NAME_BYTES} bytes"
+            )));
         }
         if service.backends.iter().any(|backend| backend.port == 0) {
-            return Err(invalid("a backend has port 0"));
+            return Err(invalid("a backend has port 0".to_owned()));
         }
-        frontends::number(service.protocol).ok_or_else(|| invalid("SCTP is not routed yet"))
+        frontends::number(service.protocol)
+            .ok_or_else(|| invalid("SCTP is not routed yet".to_owned()))
     }
 
     /// The service's id, a new one if it has none, with a record of who it is.
@@ -138,20 +203,19 @@ impl Services {
             maps.reset_count(id)?;
             id
         };
-        let unchanged = self.installed.get(&service.name).is_some_and(|installed| {
-            installed.wanted.internal_policy == service.internal_policy
-                && installed.wanted.external_policy == service.external_policy
-        });
+        let record = records::to_record(service, protocol);
+        let unchanged = self
+            .installed
+            .get(&service.name)
+            .is_some_and(|installed| records::to_record(&installed.wanted, protocol) == record);
         if !unchanged {
-            maps.records
-                .set(&id, &records::to_record(service, protocol))
-                .map_err(|error| {
-                    failed(
-                        "write record of",
-                        std::path::Path::new(&service.name.0),
-                        error,
-                    )
-                })?;
+            maps.records.set(&id, &record).map_err(|error| {
+                failed(
+                    "write record of",
+                    std::path::Path::new(&service.name.0),
+                    error,
+                )
+            })?;
         }
         Ok(id)
     }
@@ -164,10 +228,9 @@ impl Services {
         Ok(())
     }
 
-    fn is_withdrawn(&self, address: IpAddr) -> bool {
-        [Withdrawal::Asked, Withdrawal::Detached]
-            .iter()
-            .any(|why| self.withdrawn.contains(&(address, *why)))
+    fn is_withdrawn(&self, address: IpAddr, service: &Service) -> bool {
+        let is = |why| self.withdrawn.contains(&(address, why));
+        is(Withdrawal::Detached) || !service.publish_not_ready && is(Withdrawal::Asked)
     }
 
     /// Takes a service away.
@@ -186,9 +249,14 @@ impl Services {
         let Some(old) = self.installed.remove(name) else {
             return Ok(());
         };
-        self.owners.retain(|_, owner| owner != name);
-        for id in old.backends.values() {
+        for key in old.keys.keys() {
+            self.owners.remove(key);
+        }
+        for (_, _, id) in &old.backends {
             backends.release(maps, *id, state::REMOVED);
+        }
+        if let Some(set) = old.ranges {
+            self.ranges.retire(set);
         }
         self.retire(&old, &[]);
         self.forget(maps, old.id)
@@ -206,6 +274,12 @@ impl Services {
                 key.withdraw(maps)?;
             }
         }
+        let used: Vec<u32> = self
+            .installed
+            .values()
+            .filter_map(|installed| installed.ranges)
+            .collect();
+        self.ranges.retire_all_but(&used);
         let gone: Vec<ServiceName> = self
             .installed
             .keys()
@@ -227,13 +301,12 @@ impl Services {
         why: Withdrawal,
         is: bool,
     ) -> Result<usize, Error> {
-        let before = self.is_withdrawn(address);
-        if is {
-            self.withdrawn.insert((address, why));
+        let changed = if is {
+            self.withdrawn.insert((address, why))
         } else {
-            self.withdrawn.remove(&(address, why));
-        }
-        if before == self.is_withdrawn(address) {
+            self.withdrawn.remove(&(address, why))
+        };
+        if !changed {
             return Ok(0);
         }
         let concerned: Vec<Service> = self

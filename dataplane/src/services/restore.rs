@@ -1,11 +1,14 @@
 //! Finding again what stands in pinned maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     path::Path,
 };
 
-use portolan_abi::service::{ServiceEntry, ServiceRecord};
+use portolan_abi::{
+    choice::Candidate,
+    service::{ServiceEntry, ServiceRecord, flags},
+};
 
 use super::{Installed, Services, Tables};
 use crate::{
@@ -16,6 +19,7 @@ use crate::{
     frontends::{self, Key},
     maps::{Maps, failed},
     model::ServiceName,
+    ranges::Ranges,
     records,
 };
 
@@ -25,11 +29,12 @@ impl Services {
         let read = |error| failed("read", Path::new("RECORDS"), error);
         let mut services = Self {
             installed: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            owners: HashMap::new(),
             orphans: Vec::new(),
             ids: Ids::new(maps.counts.max_entries()),
             lines: Lines::new(maps.choices.len()),
-            quarantine: Vec::new(),
+            quarantine: VecDeque::new(),
+            ranges: Ranges::restore(maps)?,
             withdrawn: BTreeSet::new(),
         };
         let mut names = BTreeMap::new();
@@ -38,7 +43,7 @@ impl Services {
             let wanted = records::from_record(&record, live.get(&id).cloned().unwrap_or_default());
             services.ids.reserve(id);
             names.insert(id, wanted.name.clone());
-            let keys = wanted
+            let mut keys: Vec<_> = wanted
                 .backends
                 .iter()
                 .filter_map(|backend| {
@@ -49,20 +54,23 @@ impl Services {
                     };
                     backends
                         .id(&identity)
-                        .map(|id| ((backend.address, backend.port), id))
+                        .map(|id| (backend.address, backend.port, id))
                 })
                 .collect();
+            keys.sort_unstable();
             let installed = Installed {
                 id,
                 keys: BTreeMap::new(),
                 backends: keys,
                 v4: Tables::default(),
                 v6: Tables::default(),
+                ranges: None,
+                is_restored: true,
                 wanted,
             };
             services
                 .installed
-                .insert(installed.wanted.name.clone(), installed);
+                .insert(installed.wanted.name.clone(), Box::new(installed));
         }
         for (key, entry) in Key::all(maps)? {
             services.adopt(key, &entry, &names);
@@ -71,6 +79,9 @@ impl Services {
             installed.wanted.frontends = frontends::frontends(installed.keys.iter());
             installed.v4.read_members(maps);
             installed.v6.read_members(maps);
+            if let Some(set) = installed.ranges {
+                installed.wanted.source_ranges = services.ranges.get(set).to_vec();
+            }
         }
         Ok(services)
     }
@@ -88,14 +99,17 @@ impl Services {
             self.orphans.push(key);
             return;
         };
-        installed.keys.insert(key, entry.flags);
+        installed.keys.insert(key, entry.flags & frontends::FLAGS);
+        if entry.flags & flags::SOURCE_RANGES != 0 {
+            installed.ranges = Some(entry.source_ranges);
+        }
         let tables = if key.address.is_ipv4() {
             &mut installed.v4
         } else {
             &mut installed.v6
         };
         tables.places = entry.tables;
-        self.owners.insert(key, installed.wanted.name.clone());
+        self.owners.insert(key, installed.id);
     }
 }
 
@@ -113,7 +127,11 @@ impl Tables {
             found.sort_by_key(|(backend, _)| (backend.address, backend.port));
             *members = found
                 .into_iter()
-                .map(|(backend, id)| (id, choice::identity(&backend)))
+                .map(|(backend, id)| Candidate {
+                    id,
+                    weight: backend.weight,
+                    hash: choice::identity(backend.address, backend.port),
+                })
                 .collect();
         }
     }

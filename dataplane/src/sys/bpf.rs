@@ -2,8 +2,7 @@
 
 use std::{
     ffi::CString,
-    io,
-    mem::{self, MaybeUninit},
+    io, mem,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -13,21 +12,26 @@ use std::{
 
 use portolan_abi::{
     address::{V4, V6},
+    affinity::{AffinityEntry, AffinityKey},
     backend::Backend,
-    choice::ChoiceLine,
+    choice::{ChoiceLine, Load, Share},
     config::NodeConfig,
     counters::ServiceCount,
     flow::{BucketV4, BucketV6},
     pod::PodEntry,
     service::{ServiceEntry, ServiceKey, ServiceRecord},
+    source_range::RangeKey,
 };
 
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
-const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJECT_GET: libc::c_long = 7;
 const OBJECT_INFO: libc::c_long = 15;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// How many entries are read at once.
+const BATCH: usize = 1_024;
 
 /// A type that may be read from any bytes of its size, and whose bytes are all initialized.
 ///
@@ -50,17 +54,22 @@ macro_rules! plain {
 }
 
 plain!(
+    AffinityEntry,
+    AffinityKey,
     Backend,
     BucketV4,
     BucketV6,
     ChoiceLine,
+    Load,
     NodeConfig,
     PodEntry,
+    RangeKey,
     ServiceCount,
     ServiceEntry,
     ServiceKey<V4>,
     ServiceKey<V6>,
     ServiceRecord,
+    Share,
     V4,
     V6,
 );
@@ -72,6 +81,19 @@ struct ElementAttr {
     padding: u32,
     key: u64,
     value_or_next: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    from: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -228,24 +250,6 @@ impl Map {
         }
     }
 
-    /// The value of a key.
-    pub fn get<K: Plain, V: Plain>(&self, key: &K) -> io::Result<Option<V>> {
-        assert_eq!(
-            mem::size_of::<V>(),
-            self.value_size as usize,
-            "the value's type is the map's"
-        );
-        let mut value = MaybeUninit::<V>::uninit();
-        let mut attr = self.attr(key);
-        attr.value_or_next = value.as_mut_ptr() as u64;
-        match call(MAP_LOOKUP, &mut attr) {
-            // SAFETY: the kernel has written all of the value, which is plain.
-            Ok(_) => Ok(Some(unsafe { value.assume_init() })),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The first four bytes of an array's first value, whatever size its values have.
     pub fn first_word(&self) -> io::Result<u32> {
         let mut value = vec![0_u8; self.value_size as usize];
@@ -279,14 +283,13 @@ impl Map {
         Ok(values)
     }
 
-    /// Sets the values of a key on every CPU.
+    /// Sets the values of a key on every CPU; there must be one for each that there may ever be.
     pub fn set_per_cpu<V: Plain>(&self, key: u32, values: &[V]) -> io::Result<()> {
         assert_eq!(
             mem::size_of::<V>(),
             self.value_size as usize,
             "the value's type is the map's"
         );
-        assert_eq!(values.len(), possible_cpus()?, "a value for every CPU");
         let mut attr = self.attr(&key);
         attr.value_or_next = values.as_ptr() as u64;
         call(MAP_UPDATE, &mut attr).map(drop)
@@ -312,36 +315,59 @@ impl Map {
         }
     }
 
-    /// Every key with its value. Entries that come or go meanwhile may be missed; the caller is the only writer.
+    /// Every key with its value. Entries that come or go meanwhile may be missed.
     pub fn entries<K: Plain, V: Plain>(&self) -> io::Result<Vec<(K, V)>> {
+        assert_eq!(
+            (mem::size_of::<K>(), mem::size_of::<V>()),
+            (self.key_size as usize, self.value_size as usize),
+            "the types are the map's"
+        );
         let mut entries = Vec::new();
-        let mut previous: Option<K> = None;
+        // Where the kernel goes on: a key or the number of a hash bucket, of which each has room in a key of ours.
+        let mut position = vec![0_u8; mem::size_of::<K>().max(8)];
+        let mut is_first = true;
+        let mut size = BATCH;
         loop {
-            let mut next = MaybeUninit::<K>::uninit();
-            let mut attr = match &previous {
-                Some(key) => self.attr(key),
-                None => ElementAttr {
-                    map: descriptor(&self.fd),
-                    ..ElementAttr::default()
+            let mut keys = Vec::<K>::with_capacity(size);
+            let mut values = Vec::<V>::with_capacity(size);
+            let mut attr = BatchAttr {
+                from: if is_first {
+                    0
+                } else {
+                    position.as_ptr() as u64
                 },
+                next: position.as_mut_ptr() as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: u32::try_from(size).map_err(io::Error::other)?,
+                map: descriptor(&self.fd),
+                ..BatchAttr::default()
             };
-            assert_eq!(
-                mem::size_of::<K>(),
-                self.key_size as usize,
-                "the key's type is the map's"
-            );
-            attr.value_or_next = next.as_mut_ptr() as u64;
-            match call(MAP_NEXT_KEY, &mut attr) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
+            let is_last = match call(MAP_LOOKUP_BATCH, &mut attr) {
+                Ok(_) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                // A bucket holds more than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    size *= 2;
+                    continue;
+                }
                 Err(error) => return Err(error),
+            };
+            let found = attr.count as usize;
+            assert!(
+                found <= size,
+                "the kernel keeps to the room that it was given"
+            );
+            // SAFETY: the kernel has written so many keys and values, which are plain.
+            unsafe {
+                keys.set_len(found);
+                values.set_len(found);
             }
-            // SAFETY: the kernel has written all of the key, which is plain.
-            let key = unsafe { next.assume_init() };
-            if let Some(value) = self.get(&key)? {
-                entries.push((key, value));
+            entries.extend(keys.into_iter().zip(values));
+            is_first = false;
+            if is_last {
+                return Ok(entries);
             }
-            previous = Some(key);
         }
     }
 }

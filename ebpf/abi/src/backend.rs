@@ -35,8 +35,10 @@ pub struct Backend {
     pub pod_mac: [u8; 6],
     /// For [`delivery::PEER`]: the MAC address of the node's end.
     pub host_mac: [u8; 6],
+    /// [`offers`].
+    pub offers: u8,
     /// Zero.
-    pub reserved: [u8; 20],
+    pub reserved: [u8; 19],
 }
 
 assert_layout!(
@@ -44,7 +46,7 @@ assert_layout!(
     size = 64,
     align = 64,
     fields = [
-        [u64; 2], Be16, u8, u8, u32, u32, u8, u8, u8, u8, [u8; 6], [u8; 6], [u8; 20]
+        [u64; 2], Be16, u8, u8, u32, u32, u8, u8, u8, u8, [u8; 6], [u8; 6], u8, [u8; 19]
     ]
 );
 
@@ -78,6 +80,18 @@ pub mod class {
     pub const ZONE: u8 = 1;
     /// Anywhere else.
     pub const ELSEWHERE: u8 = 2;
+}
+
+/// Bits of [`Backend::offers`]: what it is to new flows.
+pub mod offers {
+    /// It takes those that a policy of Cluster allows.
+    pub const CLUSTER: u8 = 1 << 0;
+    /// It takes those that a policy of Local allows.
+    pub const LOCAL: u8 = 1 << 1;
+    /// Its connections are counted where they begin, for the next choice.
+    pub const COUNTED: u8 = 1 << 2;
+    /// Topology hints leave it to the clients of other nodes. Read by userspace alone.
+    pub const HINTED_ELSEWHERE: u8 = 1 << 3;
 }
 
 impl Backend {

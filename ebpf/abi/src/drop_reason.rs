@@ -43,6 +43,8 @@ reasons! {
         NoBackend = "no_backend", "No backend could take the flow: the client got a TCP reset or an ICMP port unreachable instead.";
         BackendGone = "backend_gone", "The flow's backend no longer exists: the client got a TCP reset instead.";
         NotExternal = "not_external", "A client beyond the node knocked at an address that only pods may use.";
+        NoLocalBackend = "no_local_backend", "A client beyond the cluster knocked where the policy is Local and only other nodes have backends.";
+        OutOfRange = "out_of_range", "A client knocked at a load balancer's address from outside of its source ranges.";
         PortsExhausted = "ports_exhausted", "Every port that source NAT could give to the flow belongs to a live flow.";
         NoNodeAddress = "no_node_address", "Source NAT was needed but the node has no address of the packet's family.";
         TableBusy = "table_busy", "Another CPU held the flow's bucket for too long, and the flow cannot do without a slot.";

@@ -34,6 +34,13 @@ pub fn of_choice<A: Address>(client_hash: u64, frontend: A, port: Be16) -> u64 {
     )
 }
 
+/// Which backend a client's flows get where all of them must get the same: by its address alone, the same on every node.
+#[inline(always)]
+pub fn of_affinity<A: Address>(client: A) -> u64 {
+    let [a, b] = client.words();
+    mix(mix(mix(MULTIPLIER, a), b), a)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

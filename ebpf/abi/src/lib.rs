@@ -34,6 +34,7 @@ compile_error!("the layouts are those of little-endian machines, as the kernel t
 extern crate std;
 
 pub mod address;
+pub mod affinity;
 pub mod backend;
 pub mod bytes;
 pub mod checksum;
@@ -57,6 +58,7 @@ pub mod rewrite;
 pub mod route;
 pub mod service;
 pub mod source_nat;
+pub mod source_range;
 pub mod tables;
 pub mod tcp;
 

@@ -2,7 +2,8 @@
 
 use crate::{
     address::Address,
-    backend::delivery,
+    affinity::{self, AffinityKey},
+    backend::{delivery, offers},
     bytes::Be16,
     choice,
     client::{flow_key, home},
@@ -12,7 +13,7 @@ use crate::{
     hash,
     outcome::Outcome,
     parse::Packet,
-    service::{ServiceKey, flags},
+    service::{ServiceEntry, ServiceKey, flags, table},
     source_nat,
     tables::{Hook, Origin, Stages, Tables},
     tcp,
@@ -31,7 +32,7 @@ pub fn open<A: Address, T: Stages<A>>(
     leaves: u32,
     tables: &T,
 ) -> Outcome {
-    let chosen = choose(packet, hash, hook.origin(), tables);
+    let chosen = tables.choose(packet, hash, hook);
     if chosen.is_settled() {
         return chosen;
     }
@@ -44,42 +45,89 @@ pub fn open<A: Address, T: Stages<A>>(
     if hook.is_transit_only() && (!source_nat || backend.delivery != delivery::NEIGHBOUR) {
         return Outcome::PASS;
     }
-    if source_nat {
+    let outcome = if source_nat {
         if tables.node_address() == A::default() {
             return Outcome::drop(DropReason::NoNodeAddress);
         }
         tables.give_port(packet, hash, id, leaves)
     } else {
         tables.give_slot(packet, hash, id, leaves)
+    };
+    if outcome.is_opened() && backend.offers & offers::COUNTED != 0 {
+        tables.add_connection(id);
     }
+    outcome
 }
 
-/// Whether a service is concerned, and if so a backend for the flow: [`Outcome::rechoose`] with its id.
+/// [`choose`] for the client that sent a packet.
 #[inline(always)]
-fn choose<A: Address, T: Tables<A>>(
+pub fn choose_for<A: Address, T: Tables<A>>(
     packet: &Packet<A>,
+    hash: u64,
+    hook: Hook,
+    tables: &T,
+) -> Outcome {
+    let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
+    choose(packet.source, &key, hash, hook.origin(), tables)
+}
+
+/// Whether a service is concerned, and if so a backend for a client's new flow: [`Outcome::rechoose`] with its id.
+/// `hash` is what [`hash::of_client`] gives. Hooks that see sockets and not packets ask the same.
+#[inline(always)]
+pub fn choose<A: Address, T: Tables<A>>(
+    client: A,
+    key: &ServiceKey<A>,
     hash: u64,
     origin: Origin,
     tables: &T,
 ) -> Outcome {
-    let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
-    let Some(service) = tables.service(&key) else {
+    let Some(service) = tables.service(key) else {
         return Outcome::PASS;
     };
     if matches!(origin, Origin::Uplink) && service.flags & flags::EXTERNAL == 0 {
         return Outcome::drop(DropReason::NotExternal);
     }
-    let table = choice::table(service, origin);
-    if table.lines == 0 {
-        return Outcome::refuse(DropReason::NoBackend, service.id);
+    if service.flags & flags::SOURCE_RANGES != 0
+        && !tables.is_in_ranges(service.source_ranges, client)
+    {
+        return Outcome::drop(DropReason::OutOfRange);
     }
-    let place = choice::place(
-        table,
-        hash::of_choice(hash, packet.destination, packet.destination_port),
-    );
-    match tables.choice(place) {
-        Some(id) => Outcome::rechoose(id),
+    let local_only = choice::is_local_only(service, origin);
+    let sticks = service.affinity_seconds != 0;
+    let hash = if sticks {
+        hash::of_affinity(client)
+    } else {
+        hash::of_choice(hash, key.address, key.port)
+    };
+    let table = choice::table(service, local_only, hash, tables);
+    if table.lines == 0 {
+        return nobody(service, origin);
+    }
+    if !sticks {
+        return match choice::backend(service, table, hash, tables) {
+            Some(id) => Outcome::rechoose(id),
+            None => Outcome::refuse(DropReason::NoBackend, service.id),
+        };
+    }
+    let key = AffinityKey::new(client, service.id);
+    let had = affinity::recall(&key, service, local_only, tables);
+    match had.or_else(|| choice::backend(service, table, hash, tables)) {
+        Some(id) => {
+            affinity::remember(&key, id, tables);
+            Outcome::rechoose(id)
+        }
         None => Outcome::refuse(DropReason::NoBackend, service.id),
+    }
+}
+
+/// What becomes of a client that no backend may serve. As kube-proxy has it, one from beyond the cluster is not told
+/// that it came to the wrong node: what sends it here is about to learn that, and the client tries again.
+#[inline(always)]
+fn nobody(service: &ServiceEntry, origin: Origin) -> Outcome {
+    if matches!(origin, Origin::Uplink) && service.tables[table::PREFERRED].lines != 0 {
+        Outcome::drop(DropReason::NoLocalBackend)
+    } else {
+        Outcome::refuse(DropReason::NoBackend, service.id)
     }
 }
 

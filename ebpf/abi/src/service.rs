@@ -59,8 +59,15 @@ pub struct ChoiceTable {
     pub lines: u32,
 }
 
-/// The index of the table that a policy of Local chooses from, beside those of [`crate::backend::class`].
-pub const LOCAL_ONLY: usize = 3;
+/// Indexes of [`ServiceEntry::tables`]. Which backends stand in which is userspace's to say, by the service's distribution.
+pub mod table {
+    /// What new flows choose from, as far as no other table is named; empty if no backend can serve.
+    pub const PREFERRED: usize = 0;
+    /// What the share of new flows chooses from that is to leave the node, with [`super::flags::LOAD_AWARE`].
+    pub const OTHER: usize = 1;
+    /// What clients choose from whose policy is Local.
+    pub const LOCAL_ONLY: usize = 2;
+}
 
 /// One service port as one of its frontends sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,8 +77,12 @@ pub struct ServiceEntry {
     pub id: u32,
     /// [`flags`].
     pub flags: u32,
-    /// By [`crate::backend::class`], then [`LOCAL_ONLY`].
-    pub tables: [ChoiceTable; 4],
+    /// By [`table`].
+    pub tables: [ChoiceTable; 3],
+    /// For so many seconds after its last new flow a client keeps its backend; 0: it does not.
+    pub affinity_seconds: u32,
+    /// With [`flags::SOURCE_RANGES`]: the set of [`crate::source_range`] that clients must be in.
+    pub source_ranges: u32,
     /// Zero; with it an entry is a cache line.
     pub reserved: [u32; 6],
 }
@@ -81,7 +92,7 @@ assert_layout!(
     ServiceEntry,
     size = 64,
     align = 4,
-    fields = [u32, u32, [ChoiceTable; 4], [u32; 6]]
+    fields = [u32, u32, [ChoiceTable; 3], u32, u32, [u32; 6]]
 );
 
 /// Bits of [`ServiceEntry::flags`].
@@ -96,32 +107,54 @@ pub mod flags {
     pub const NODE_PORT: u32 = 1 << 3;
     /// A load balancer's address.
     pub const LOAD_BALANCER: u32 = 1 << 4;
+    /// Only clients of its source ranges may knock.
+    pub const SOURCE_RANGES: u32 = 1 << 5;
+    /// Of two backends, the one with fewer connections is chosen.
+    pub const LEAST_CONNECTIONS: u32 = 1 << 6;
+    /// A share of new flows, which the node sets, leaves the preferred backends for others.
+    pub const LOAD_AWARE: u32 = 1 << 7;
 }
 
 /// How many bytes of a service's name the map of names holds.
-pub const NAME_BYTES: usize = 248;
+pub const NAME_BYTES: usize = 180;
 
 /// What userspace keeps of a service port beside its entries, so that a new process finds its ids again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceRecord {
+    /// For so many seconds a client keeps its backend; 0: it does not.
+    pub affinity_seconds: u32,
+    /// [`record`].
+    pub options: u16,
     /// How many bytes of the name are used.
-    pub name_length: u16,
+    pub name_length: u8,
     /// 6 for TCP, 17 for UDP.
     pub protocol: u8,
-    /// Nonzero for a policy of Local.
-    pub internal_local: u8,
-    /// Nonzero for a policy of Local.
-    pub external_local: u8,
+    /// Userspace's number of the distribution.
+    pub distribution: u8,
+    /// Userspace's number of the algorithm.
+    pub algorithm: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// The name in UTF-8.
     pub name: [u8; NAME_BYTES],
 }
 
 assert_layout!(
     ServiceRecord,
-    size = 256,
-    align = 2,
-    fields = [u16, u8, u8, u8, [u8; 3], [u8; NAME_BYTES]]
+    size = 192,
+    align = 4,
+    fields = [u32, u16, u8, u8, u8, u8, [u8; 2], [u8; NAME_BYTES]]
 );
+
+/// Bits of [`ServiceRecord::options`].
+pub mod record {
+    /// A policy of Local for clients in pods.
+    pub const INTERNAL_LOCAL: u16 = 1 << 0;
+    /// A policy of Local for clients beyond the cluster.
+    pub const EXTERNAL_LOCAL: u16 = 1 << 1;
+    /// Backends get flows though they are not ready.
+    pub const PUBLISH_NOT_READY: u16 = 1 << 2;
+    /// Packets of backends on other nodes go back straight from there.
+    pub const DIRECT_RETURN: u16 = 1 << 3;
+}

@@ -2,8 +2,9 @@
 
 use crate::{
     address::Address,
+    affinity::{AffinityEntry, AffinityKey},
     backend::Backend,
-    choice::Place,
+    choice::{Load, Place},
     client,
     flow::Bucket,
     open,
@@ -17,7 +18,7 @@ use crate::{
 /// Where a packet was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// It came out of a pod of this node.
+    /// It came out of a pod of this node, or of a process on the node itself.
     Pod,
     /// It came in at the uplink.
     Uplink,
@@ -80,6 +81,18 @@ pub trait Tables<A: Address> {
     fn choice(&self, place: Place) -> Option<u32>;
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Of [`crate::choice::ALL`] new flows of a service, how many are to leave its preferred backends.
+    fn away(&self, service: u32) -> u32;
+    /// How busy a backend is.
+    fn load(&self, backend: u32) -> Option<Load>;
+    /// Counts a connection that begins.
+    fn add_connection(&self, backend: u32);
+    /// Whether a client is in a set of source ranges.
+    fn is_in_ranges(&self, set: u32, client: A) -> bool;
+    /// Which backend a client had last.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
+    /// Notes which backend a client has; nothing happens where there is no room.
+    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry);
 }
 
 /// The stages of a decision, each of which looks at one bucket. Kernel programs make each a function that the verifier
@@ -118,6 +131,12 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
     #[inline(always)]
     fn open(&self, packet: &Packet<A>, hash: u64, hook: Hook, leaves: u32) -> Outcome {
         open::open(packet, hash, hook, leaves, self)
+    }
+
+    /// [`open::choose_for`].
+    #[inline(always)]
+    fn choose(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {
+        open::choose_for(packet, hash, hook, self)
     }
 
     /// [`open::give_slot`].
