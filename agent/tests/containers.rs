@@ -188,7 +188,7 @@ async fn root_has_the_default_capabilities_and_the_filter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn init_containers_run_first_and_in_order() {
     let node = Node::new().await;
-    let mount = json!([{ "name": "work", "mountPath": "/work" }]);
+    let mount = json!([{ "name": "work", "mountPath": "/box" }]);
     let step = |name: &str, text: &str| {
         let mut one = container(name, text);
         one["volumeMounts"] = mount.clone();
@@ -198,8 +198,8 @@ async fn init_containers_run_first_and_in_order() {
         .run(json!({
             "restartPolicy": "Never",
             "volumes": [{ "name": "work", "emptyDir": { "medium": "Memory" } }],
-            "initContainers": [step("a", "echo a >> /work/x"), step("b", "echo b >> /work/x")],
-            "containers": [step("c", "cat /work/x; mount | grep ' /work ' | cut -d' ' -f1")],
+            "initContainers": [step("a", "echo a >> /box/x"), step("b", "echo b >> /box/x")],
+            "containers": [step("c", "cat /box/x; mount | grep ' /box ' | cut -d' ' -f1")],
         }))
         .await;
     let status = node.phase(&uid, "Succeeded").await;

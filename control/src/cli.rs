@@ -149,8 +149,7 @@ impl FromStr for PortRange {
 /// One or two ranges, of different families.
 pub fn check_families(flag: &str, cidrs: &[IpNet]) -> Result<(), String> {
     match cidrs {
-        [_] => Ok(()),
-        [IpNet::V4(_), IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(_)] => Ok(()),
+        [_] | [IpNet::V4(_), IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(_)] => Ok(()),
         _ => Err(format!(
             "{flag} takes one range a family: one of IPv4, one of IPv6, or both"
         )),
@@ -237,7 +236,7 @@ mod tests {
         let urls = ["http://a:2379", "http://b:2379"].map(str::to_owned);
         assert_eq!(etcd, Ok(StoreAddress::Etcd(urls.to_vec())));
         assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(lifetime("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(lifetime("7d"), Ok(Duration::from_hours(7 * 24)));
         for bad in ["", "h", "24", "0s", "-1h", "999999999999999999d", "1µ"] {
             lifetime(bad).expect_err(bad);
         }

@@ -45,7 +45,7 @@ const BACKLOG: u32 = 1024;
 /// How long controllers may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long the token of --join-token-file is valid.
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+const TOKEN_LIFE: Duration = Duration::from_hours(24);
 
 /// Why the server did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]

@@ -283,7 +283,7 @@ mod tests {
         let value: Value = serde_json::from_slice(&document.text).expect("JSON");
         let schemas = value["components"]["schemas"].as_object().expect("schemas");
         references(&value, &mut |name| {
-            assert!(schemas.contains_key(name), "{name}")
+            assert!(schemas.contains_key(name), "{name}");
         });
         let pod = &schemas["io.k8s.api.core.v1.Pod"];
         assert_eq!(pod["x-kubernetes-group-version-kind"][0]["kind"], "Pod");

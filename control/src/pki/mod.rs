@@ -33,11 +33,11 @@ use crate::store::{self, Guard, Store, Written};
 /// Where the authority lies in the store.
 const AUTHORITY_KEY: &[u8] = b"/portolan/pki/authority";
 const AUTHORITY_NAME: &str = "portolan-ca";
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-const LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
+const AUTHORITY_LIFE: Duration = Duration::from_hours(3650 * 24);
+const LIFE: Duration = Duration::from_hours(365 * 24);
 /// Clocks differ; a certificate is valid from a little before it was made.
-const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
+const CLOCK_SKEW: Duration = Duration::from_hours(1);
 /// The user that the admin kubeconfig speaks for.
 const ADMIN: (&str, &str) = ("kubernetes-admin", "system:masters");
 /// What every node's common name begins with.
@@ -182,11 +182,11 @@ impl Authority {
     pub fn server(&self, names: &[String]) -> Result<Identity, Error> {
         let mut params = CertificateParams::default();
         for name in names {
-            let named = CertificateParams::new([name.clone()]).map_err(|source| Error::Name {
+            let one = CertificateParams::new([name.clone()]).map_err(|source| Error::Name {
                 name: name.clone(),
                 source,
             })?;
-            params.subject_alt_names.extend(named.subject_alt_names);
+            params.subject_alt_names.extend(one.subject_alt_names);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(params, "portolan-control", &[])

@@ -103,7 +103,7 @@ async fn tls_knows_clients_by_their_certificate_and_lets_others_in_unnamed() {
                 .with_safe_default_protocol_versions()
                 .unwrap()
                 .with_root_certificates(roots.clone());
-        let named = identity.is_some();
+        let is_known = identity.is_some();
         let config = match identity {
             Some(identity) => {
                 let key = identity.key.serialize_der().try_into().unwrap();
@@ -123,7 +123,7 @@ async fn tls_knows_clients_by_their_certificate_and_lets_others_in_unnamed() {
         connected.flush().await.unwrap();
         let mut heard = [0; 5];
         accepted.read_exact(&mut heard).await.unwrap();
-        assert_eq!(accepted.get_ref().1.peer_certificates().is_some(), named);
+        assert_eq!(accepted.get_ref().1.peer_certificates().is_some(), is_known);
         let chain = connected.get_ref().1.peer_certificates().unwrap();
         assert_eq!(
             Fingerprint::of(chain.last().unwrap()),

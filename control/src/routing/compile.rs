@@ -48,7 +48,7 @@ pub(super) fn node(node: &core::Node) -> Option<NodeEntry> {
 /// The entries of a Service with the slices that carry its name: one a port, none for a headless or external one.
 pub(super) fn service<'a>(
     service: &core::Service,
-    slices: impl Iterator<Item = &'a discovery::EndpointSlice> + Clone,
+    slices: &(impl Iterator<Item = &'a discovery::EndpointSlice> + Clone),
 ) -> Vec<ServicePort> {
     let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name)
     else {
@@ -124,11 +124,11 @@ fn frontends(
         .as_ref()
         .and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
-    let balanced = ingress
+    let addresses = ingress
         .into_iter()
         .flatten()
         .filter_map(|ingress| ingress.ip.as_ref());
-    frontends.extend(balanced.filter_map(at(FrontendKind::LoadBalancer)));
+    frontends.extend(addresses.filter_map(at(FrontendKind::LoadBalancer)));
     frontends.sort();
     frontends.dedup();
     frontends
@@ -173,7 +173,7 @@ fn entry(endpoint: &discovery::Endpoint, port: u16) -> Option<Endpoint> {
     let ready = conditions.ready.unwrap_or(true);
     let serving = conditions.serving.unwrap_or(ready);
     let terminating = conditions.terminating.unwrap_or(false);
-    if !ready && !(serving && terminating) {
+    if !(ready || serving && terminating) {
         return None;
     }
     Some(Endpoint {

@@ -146,7 +146,8 @@ impl Index {
                 .into_iter()
                 .flat_map(BTreeMap::values);
             let compiled = self.services.get(&name);
-            let compiled = compiled.map_or(Vec::new(), |service| compile::service(service, slices));
+            let compiled =
+                compiled.map_or(Vec::new(), |service| compile::service(service, &slices));
             let new: BTreeSet<_> = compiled.iter().map(|port| port.id.clone()).collect();
             let old = self.entries.remove(&name).unwrap_or_default();
             for gone in old.difference(&new) {

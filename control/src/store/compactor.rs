@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Error, Revision, Store};
 
 /// As kube-apiserver does: between five and ten minutes of history are kept.
-pub const INTERVAL: Duration = Duration::from_secs(300);
+pub const INTERVAL: Duration = Duration::from_mins(5);
 
 /// Compacts until it is dropped. Several servers on one store may do this side by side.
 pub async fn run(store: Arc<dyn Store>, interval: Duration) {

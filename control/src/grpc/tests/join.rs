@@ -33,7 +33,7 @@ async fn join(plane: &Plane, request: JoinRequest) -> Result<JoinResponse, Statu
 
 async fn issue(plane: &Plane, uses: u32) -> Token {
     let authority = plane.authority.fingerprint().to_string();
-    let day = Duration::from_secs(24 * 60 * 60);
+    let day = Duration::from_hours(24);
     token::issue(&*plane.api(), &authority, uses, day)
         .await
         .unwrap()

@@ -28,7 +28,7 @@ mod kubectl;
 mod protocol;
 
 /// How long one question may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A server on a port of its own, with an administrator's kubeconfig.
 pub struct Cluster {
@@ -60,8 +60,8 @@ pub async fn cluster() -> Cluster {
     let server = Server::new(running.engine.clone(), health.clone());
     let serving = async move {
         let (listeners, tls, stop) = (vec![listener], Arc::new(config), CancellationToken::new());
-        let served = serve(listeners, tls, server, axum::Router::new(), stop).await;
-        served.expect("the server goes on");
+        let ended = serve(listeners, tls, server, axum::Router::new(), stop).await;
+        ended.expect("the server goes on");
     };
     let kubeconfig = Kubeconfig {
         server: &format!("https://{address}"),

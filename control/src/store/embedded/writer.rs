@@ -167,6 +167,10 @@ impl Writer {
         }
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method's path stands for one lifetime of a batch, the closure for any"
+    )]
     fn sweep(&mut self) {
         // After a failure the next compaction tries again.
         self.sweeping = self.commit(|batch| batch.sweep()).unwrap_or(false);

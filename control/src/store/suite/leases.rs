@@ -74,7 +74,7 @@ pub(super) async fn a_lease_kept_alive_keeps_its_keys<S: Subject>() {
 pub(super) async fn a_revoked_lease_takes_its_keys<S: Subject>() {
     let subject = S::start().await;
     let store = subject.store();
-    let lease = store.lease_grant(Duration::from_secs(600)).await.unwrap();
+    let lease = store.lease_grant(Duration::from_mins(10)).await.unwrap();
     put_under(&*store, "/l/a", lease).await;
     put_under(&*store, "/l/b", lease).await;
     put(&*store, "/l/c", "free").await;
@@ -90,8 +90,8 @@ pub(super) async fn a_revoked_lease_takes_its_keys<S: Subject>() {
 pub(super) async fn a_put_without_lease_frees_the_key<S: Subject>() {
     let subject = S::start().await;
     let store = subject.store();
-    let first = store.lease_grant(Duration::from_secs(600)).await.unwrap();
-    let second = store.lease_grant(Duration::from_secs(600)).await.unwrap();
+    let first = store.lease_grant(Duration::from_mins(10)).await.unwrap();
+    let second = store.lease_grant(Duration::from_mins(10)).await.unwrap();
     put_under(&*store, "/l/freed", first).await;
     put(&*store, "/l/freed", "2").await;
     put_under(&*store, "/l/moved", first).await;

@@ -99,8 +99,8 @@ pub(super) async fn watches_resume_under_writers<S: Subject>() {
     }
 }
 
-async fn write(store: Arc<dyn Store>, writer: usize, writes: usize) {
-    for number in 0..writes {
+async fn write(store: Arc<dyn Store>, writer: usize, count: usize) {
+    for number in 0..count {
         let key = format!("/k/{writer}/{}", number % 3);
         if number % 7 == 6 {
             delete(&*store, &key).await;
