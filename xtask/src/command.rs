@@ -57,6 +57,35 @@ pub fn output_with_input(command: &mut Command, input: &[u8]) -> Result<String> 
     Ok(text)
 }
 
+/// Runs a command quietly and returns the bytes that it wrote to stdout.
+pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", line(command)))?;
+    checked(command, &output)?;
+    Ok(output.stdout)
+}
+
+/// What a command makes of some bytes. Whether it is content with them is not asked: the caller looks at the result.
+pub fn filtered(command: &mut Command, input: &[u8]) -> Result<Vec<u8>> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot run {}", line(command)))?;
+    let mut stdin = child.stdin.take().expect("stdin was asked to be a pipe");
+    // Both at once: either pipe may fill up while the other waits. It may close its stdin early.
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output()
+    });
+    Ok(output
+        .with_context(|| format!("wait for {}", line(command)))?
+        .stdout)
+}
+
 /// Whether the command succeeds, without a word.
 pub fn succeeds(command: &mut Command) -> bool {
     command

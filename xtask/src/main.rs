@@ -18,6 +18,7 @@ mod setup;
 mod test;
 mod tidy;
 mod up;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Xtask {
     Down,
     /// Run the tests: unit, kernel and e2e unless told otherwise
     Test(test::Options),
+    /// Run a command in a virtual machine with another kernel
+    Vm(vm::Options),
     /// Check formatting, lints, layout rules and licences
     Tidy,
     /// Build the kernel programs
@@ -63,6 +66,7 @@ fn run() -> Result<()> {
         Xtask::Up(options) => up::run(&workspace, &options),
         Xtask::Down => down::run(&workspace),
         Xtask::Test(options) => test::run(&workspace, &options),
+        Xtask::Vm(options) => vm::run(&workspace, &options),
         Xtask::Tidy => tidy::run(&workspace),
         Xtask::BuildEbpf => build_ebpf::run(&workspace),
     }

