@@ -87,6 +87,7 @@ fn status_text(status: &Value) -> String {
     );
     line("generation", text(&status["generation"]));
     line("XDP", text(&status["xdp"]));
+    line("tc", text(&status["tc"]));
     let adopted = text(&status["adopted"]);
     line(
         "adopted",
@@ -356,7 +357,7 @@ mod tests {
     fn status_names_what_was_adopted() {
         let status = json!({
             "node": "n1", "pid": 7, "connected": false, "generation": 42, "xdp": "native",
-            "adopted": 12, "adoption_ms": 84, "pods": []
+            "tc": "clsact", "adopted": 12, "adoption_ms": 84, "pods": []
         });
         let shown = status_text(&status);
         assert!(
@@ -364,5 +365,6 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("not connected"), "{shown}");
+        assert!(shown.contains("tc            clsact"), "{shown}");
     }
 }

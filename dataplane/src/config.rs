@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use crate::model::TcMode;
+
 /// How many of each thing the maps hold. Fixed when the maps are made; adopted maps keep what they were made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -66,6 +68,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// What XDP may do at the uplink.
     pub transmit: Transmit,
+    /// How tc programs are attached; `None`: by the newest way that the kernel has.
+    pub tc: Option<TcMode>,
 }
 
 impl Config {
@@ -77,6 +81,7 @@ impl Config {
             node_addresses,
             capacity: Capacity::default(),
             transmit: Transmit::default(),
+            tc: None,
         }
     }
 }

@@ -21,10 +21,11 @@ use crate::{
     flows,
     maps::{Maps, failed, names},
     model::{
-        self, DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName, XdpMode,
+        self, DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName, TcMode,
+        XdpMode,
     },
     pods::Pods,
-    programs::{POD, Programs, Run, UPLINK},
+    programs::{LINKS, POD, Programs, Run, UPLINK, unhook},
     services::{Context, Services},
     sys::{self, Map},
 };
@@ -53,7 +54,8 @@ impl Dataplane {
     /// Loads the programs and makes the maps, or adopts the maps that are pinned and replaces the attached programs.
     pub fn open(config: Config) -> Result<Self, Error> {
         check_pins(&config.pin_dir)?;
-        let mut programs = Programs::load(&config.object, &config.pin_dir, &config.capacity)?;
+        let mut programs =
+            Programs::load(&config.object, &config.pin_dir, &config.capacity, config.tc)?;
         let maps = Maps::open(&config.pin_dir)?;
         configure(&maps, &config)?;
         programs.adopt()?;
@@ -109,8 +111,13 @@ impl Dataplane {
         self.set_uplink(index, transmits(self.config.transmit, interface, index));
         self.uplink = Some(interface.to_owned());
         self.programs.leave_other_uplinks(index)?;
-        self.programs.attach_tcx(UPLINK, interface, index)?;
+        self.programs.attach_tc(UPLINK, interface, index)?;
         self.programs.attach_xdp(interface, index)
+    }
+
+    /// How the tc programs are attached.
+    pub fn tc_mode(&self) -> TcMode {
+        self.programs.tc_mode()
     }
 
     fn set_uplink(&self, index: u32, transmits: bool) {
@@ -130,7 +137,7 @@ impl Dataplane {
             failed("read MAC address of", Path::new(&pod.host_interface), error)
         })?;
         self.programs
-            .attach_tcx(POD, &pod.host_interface, interface)?;
+            .attach_tc(POD, &pod.host_interface, interface)?;
         let entry = PodEntry {
             interface,
             pod_mac: pod.pod_mac,
@@ -143,6 +150,7 @@ impl Dataplane {
             }
             self.set_withdrawn(address, Withdrawal::Detached, false)?;
         }
+        self.pods.admit(&self.maps, interface, &pod.addresses);
         self.attached
             .insert(pod.host_interface.clone(), pod.clone());
         Ok(())
@@ -301,11 +309,11 @@ impl Dataplane {
             }
             _ => Ok(()),
         };
-        let links = pin_dir.join("links");
+        let links = pin_dir.join(LINKS);
         match fs::read_dir(&links) {
             Ok(entries) => {
                 for entry in entries {
-                    remove(entry.map_err(|error| failed("list", &links, error))?.path())?;
+                    unhook(&entry.map_err(|error| failed("list", &links, error))?.path())?;
                 }
                 fs::remove_dir(&links).map_err(|error| failed("remove", &links, error))?;
             }

@@ -30,6 +30,10 @@
 //! veth they are complete when the peer does not offload them ([`offload_checksums`]). Without either, everything works,
 //! by tcx.
 //!
+//! # Kernels without tcx
+//! Where a kernel has no tcx (before 6.6), the same programs are filters of a clsact qdisc, replaced as atomically; the log
+//! says so once, [`Dataplane::tc_mode`] always. Before 5.18, XDP takes no packets that lie in several buffers.
+//!
 //! # How to inspect
 //! `bpftool map dump pinned DIR/SERVICES_V4`, `bpftool link show`, `bpftool net`; [`Dataplane::services`],
 //! [`Dataplane::flows`], [`Dataplane::drops`], [`Dataplane::events`].

@@ -9,6 +9,7 @@ use portolan_abi::{
     counters::ServiceCount,
     drop_reason::{DropReason, Event},
     flow::{BucketV4, BucketV6},
+    sender::SenderEntry,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ pub mod names {
     /// One [`portolan_abi::config::NodeConfig`].
     pub const CONFIG: &str = "CONFIG";
     /// All maps, for checks and removal.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         CONFIG,
         "SERVICES_V4",
         "SERVICES_V6",
@@ -37,6 +38,7 @@ pub mod names {
         "SNAT_V6",
         "PODS_V4",
         "PODS_V6",
+        "SENDERS",
         "COUNTS",
         "DROPS",
         "EVENTS",
@@ -62,6 +64,7 @@ pub struct Maps {
     pub source_nat_v6: Mapped<BucketV6>,
     pub pods_v4: Map,
     pub pods_v6: Map,
+    pub senders: Mapped<SenderEntry>,
     pub counts: Map,
     pub drops: Map,
     pub events: Map,
@@ -92,6 +95,7 @@ impl Maps {
             source_nat_v6: mapped(pins, "SNAT_V6")?,
             pods_v4: map("PODS_V4")?,
             pods_v6: map("PODS_V6")?,
+            senders: mapped(pins, "SENDERS")?,
             counts: map("COUNTS")?,
             drops: map("DROPS")?,
             events: map("EVENTS")?,

@@ -320,3 +320,13 @@ pub enum XdpMode {
     /// Not at all: tcx on the uplink does the work.
     Absent,
 }
+
+/// How the tc programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMode {
+    /// By tcx links.
+    Tcx,
+    /// As filters of a clsact qdisc, where the kernel has no tcx.
+    Clsact,
+}

@@ -1,10 +1,11 @@
 //! The maps of this node's pods.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, mem::offset_of, net::IpAddr, path::Path, sync::atomic::Ordering};
 
 use portolan_abi::{
     address::{V4, V6},
     pod::PodEntry,
+    sender::{self, SenderEntry},
 };
 
 use crate::{
@@ -74,6 +75,36 @@ impl Pods {
         Ok(())
     }
 
+    /// Notes whose addresses come out of an interface, in the interface's own place.
+    pub fn admit(&self, maps: &Maps, interface: u32, addresses: &[IpAddr]) {
+        let mut entry = SenderEntry {
+            interface,
+            ..SenderEntry::default()
+        };
+        for address in addresses.iter().rev() {
+            match address {
+                IpAddr::V4(address) => entry.v4 = V4::from_octets(address.octets()),
+                IpAddr::V6(address) => entry.v6 = V6::from_octets(address.octets()),
+            }
+        }
+        let place = sender::place(interface);
+        if maps.senders.get(place) == entry {
+            return;
+        }
+        // While it is written, senders are looked up among the pods' addresses.
+        bar(maps, place);
+        maps.senders.set(
+            place,
+            SenderEntry {
+                interface: 0,
+                ..entry
+            },
+        );
+        maps.senders
+            .half(place, offset_of!(SenderEntry, interface))
+            .store(interface, Ordering::Release);
+    }
+
     /// Forgets an address.
     pub fn remove(&mut self, maps: &Maps, address: IpAddr) -> Result<(), Error> {
         let result = match address {
@@ -81,7 +112,19 @@ impl Pods {
             IpAddr::V6(address) => maps.pods_v6.remove(&V6::from_octets(address.octets())),
         };
         result.map_err(|error| failed("remove pod", Path::new(&address.to_string()), error))?;
-        self.entries.remove(&address);
+        if let Some(entry) = self.entries.remove(&address) {
+            let place = sender::place(entry.interface);
+            if maps.senders.get(place).interface == entry.interface {
+                bar(maps, place);
+            }
+        }
         Ok(())
     }
+}
+
+/// Empties a place of the map of senders.
+fn bar(maps: &Maps, place: u32) {
+    maps.senders
+        .half(place, offset_of!(SenderEntry, interface))
+        .store(0, Ordering::Release);
 }

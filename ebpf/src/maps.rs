@@ -23,6 +23,7 @@ use portolan_abi::{
     parse::ParseAddress,
     pod::PodEntry,
     refusal::{self, Refuse},
+    sender::{self, OfSender, SENDERS as SENDER_COUNT, SenderEntry},
     service::{ServiceEntry, ServiceKey, ServiceRecord},
     source_nat,
     source_range::{self, RangeMember},
@@ -62,6 +63,8 @@ static PODS_V4: HashMap<V4, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static PODS_V6: HashMap<V6, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
+static SENDERS: Array<SenderEntry> = Array::pinned(SENDER_COUNT, BPF_F_MMAPABLE);
+#[map]
 pub static COUNTS: PerCpuArray<ServiceCount> = PerCpuArray::pinned(1, 0);
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::COUNT, 0);
@@ -75,7 +78,7 @@ static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 
 /// A family with its maps.
-pub trait Family: ParseAddress + Refuse {
+pub trait Family: ParseAddress + Refuse + OfSender {
     /// A bucket of its flow tables.
     type Bucket: Bucket<Self>;
 
@@ -161,6 +164,18 @@ impl Family for V6 {
 #[inline(always)]
 pub fn config() -> Option<&'static NodeConfig> {
     CONFIG.get(0)
+}
+
+/// Whether what came out of a pod's interface may go on.
+#[inline(always)]
+pub fn may_send<A: Family>(interface: u32, source: A, destination: A) -> bool {
+    sender::may_send(
+        SENDERS.get(sender::place(interface)),
+        interface,
+        source,
+        destination,
+        |address| address.pod().map_or(0, |pod| pod.interface),
+    )
 }
 
 /// The maps of one packet's family.

@@ -28,6 +28,13 @@ pub fn frame(context: &TcContext) -> Frame {
     Frame::new(context.data(), context.data_end(), context.len())
 }
 
+/// The interface that the packet was seen at.
+#[inline(always)]
+pub fn interface(context: &TcContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    unsafe { (*context.skb.skb).ifindex }
+}
+
 /// Makes the headers readable; false if the packet has none.
 #[inline(always)]
 pub fn pull_headers(context: &TcContext) -> bool {
@@ -129,5 +136,5 @@ pub fn answer(context: &TcContext, frame: &refusal::Frame, length: u32) -> Resul
         return Err(DropReason::RefusalFailed);
     }
     // SAFETY: the interface is that of the packet.
-    unsafe { Ok(bpf_redirect((*context.skb.skb).ifindex, 0) as i32) }
+    Ok(unsafe { bpf_redirect(interface(context), 0) } as i32)
 }

@@ -57,8 +57,15 @@ where
         parsed = A::parse(skb::frame(context));
     }
     let Ok(packet) = parsed else {
-        return Ok(PASS);
+        return if hook == Hook::POD {
+            foreign::<A>(context)
+        } else {
+            Ok(PASS)
+        };
     };
+    if hook == Hook::POD {
+        check_sender(context, (packet.source, packet.destination))?;
+    }
     let Some(config) = maps::config() else {
         return Ok(PASS);
     };
@@ -80,6 +87,28 @@ where
         }
         Action::Pass | Action::Unknown | Action::Rechoose => straight_to_pod(context, &packet),
     }
+}
+
+/// A pod speaks for itself alone, whatever protocol it speaks.
+#[inline(always)]
+fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<(), DropReason> {
+    if maps::may_send(skb::interface(context), from, to) {
+        Ok(())
+    } else {
+        Err(DropReason::SpoofedSource)
+    }
+}
+
+/// What a pod sends that no service can be concerned with.
+#[inline(always)]
+fn foreign<A: Family>(context: &TcContext) -> Result<i32, DropReason> {
+    // A sender may leave even addresses beyond what can be read directly; what has none goes nowhere by itself.
+    if skb::pull_headers(context)
+        && let Some(ends) = A::ends(skb::frame(context))
+    {
+        check_sender(context, ends)?;
+    }
+    Ok(PASS)
 }
 
 /// No service is concerned: a pod of this node is reached without a visit to the stack all the same.

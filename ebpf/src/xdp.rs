@@ -20,11 +20,21 @@ use crate::frame::Frame;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// Whether a packet may lie in several buffers. The loader says no where the kernel cannot, and the verifier then drops
+/// what asks for more.
+#[unsafe(no_mangle)]
+static XDP_FRAGMENTS: u32 = 1;
+
 /// The first buffer of a packet. It must not be used after the packet has been resized.
 #[inline(always)]
 pub fn frame(context: &XdpContext) -> Frame {
-    // SAFETY: the context is the program's own.
-    let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
+    // SAFETY: a number that the loader has written before the program was loaded.
+    let length = if unsafe { (&raw const XDP_FRAGMENTS).read_volatile() } == 0 {
+        context.data_end() - context.data()
+    } else {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_xdp_get_buff_len(context.ctx) as usize }
+    };
     Frame::new(context.data(), context.data_end(), length as u32)
 }
 

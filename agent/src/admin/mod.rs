@@ -8,7 +8,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, XdpMode};
+use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, TcMode, XdpMode};
 use serde::{Deserialize, Serialize};
 
 mod client;
@@ -74,6 +74,8 @@ pub struct AgentStatus {
     pub adoption_ms: u64,
     /// How the uplink's XDP program runs.
     pub xdp: XdpMode,
+    /// How the tc programs are attached.
+    pub tc: TcMode,
     /// Whether the control plane's routes are being followed right now.
     pub connected: bool,
     /// The history that `generation` counts in.

@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use async_trait::async_trait;
-use portolan_dataplane::model::XdpMode;
+use portolan_dataplane::model::{TcMode, XdpMode};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ pub struct NodeAnswers {
     pub routes: watch::Receiver<RouteStatus>,
     pub manager: Arc<Manager>,
     pub xdp: XdpMode,
+    pub tc: TcMode,
 }
 
 #[async_trait]
@@ -66,6 +67,7 @@ impl NodeAnswers {
             adopted: adoption.containers,
             adoption_ms: u64::try_from(adoption.elapsed.as_millis()).unwrap_or(u64::MAX),
             xdp: self.xdp,
+            tc: self.tc,
             connected: routes.connected,
             epoch: routes.epoch,
             generation: routes.generation,

@@ -13,7 +13,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use portolan_dataplane::{Dataplane, model::XdpMode};
+use portolan_dataplane::{
+    Dataplane,
+    model::{TcMode, XdpMode},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -70,14 +73,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
     let (
-        xdp,
+        (xdp, tc),
         Pods {
             channels,
             manager,
             network,
         },
     ) = tokio::try_join!(open, start_pods(&node))?;
-    tracing::info!(uplink = node.args.uplink, ?xdp, "the dataplane is attached");
+    tracing::info!(
+        uplink = node.args.uplink,
+        ?xdp,
+        ?tc,
+        "the dataplane is attached"
+    );
     detach_strays(&node, &network).await;
     let follower = start_follower(&node).await?;
     let saver = follower.store().keep_saving(follower.tables());
@@ -87,6 +95,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         routes: follower.status(),
         manager: Arc::new(manager),
         xdp,
+        tc,
     };
     let admin = AdminServer::bind(&node.args.state_dir)?;
     let mut tasks = JoinSet::new();
@@ -117,7 +126,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Everything that pods and routes stand on.
-async fn prepare(args: RunArgs, object: PathBuf) -> anyhow::Result<(Prepared, Opening<XdpMode>)> {
+async fn prepare(
+    args: RunArgs,
+    object: PathBuf,
+) -> anyhow::Result<(Prepared, Opening<(XdpMode, TcMode)>)> {
     let record = AgentRecord::of(&args);
     record.save(&args.state_dir)?;
     let network = NodeNetwork::open(&args.uplink)
@@ -294,15 +306,16 @@ fn open_dataplane(
     args: &RunArgs,
     record: &AgentRecord,
     object: PathBuf,
-) -> anyhow::Result<(DataplaneThread, Opening<XdpMode>)> {
+) -> anyhow::Result<(DataplaneThread, Opening<(XdpMode, TcMode)>)> {
     bpffs::ensure(&record.pin_dir)?;
     let config =
         portolan_dataplane::Config::new(object, record.pin_dir.clone(), args.node_ips.clone());
     let uplink = args.uplink.clone();
     let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;
-        let mode = dataplane.attach_uplink(&uplink)?;
-        Ok((dataplane, mode))
+        let xdp = dataplane.attach_uplink(&uplink)?;
+        let tc = dataplane.tc_mode();
+        Ok((dataplane, (xdp, tc)))
     });
     Ok(started?)
 }

@@ -19,6 +19,7 @@ use portolan_abi::{
     counters::ServiceCount,
     flow::{BucketV4, BucketV6},
     pod::PodEntry,
+    sender::SenderEntry,
     service::{ServiceEntry, ServiceKey, ServiceRecord},
     source_range::RangeKey,
 };
@@ -64,6 +65,7 @@ plain!(
     NodeConfig,
     PodEntry,
     RangeKey,
+    SenderEntry,
     ServiceCount,
     ServiceEntry,
     ServiceKey<V4>,

@@ -59,6 +59,20 @@ pub fn index_of(interface: &str) -> io::Result<u32> {
     }
 }
 
+/// The name of the interface with an index.
+pub fn name_of(index: u32) -> io::Result<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the call writes at most.
+    if unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let end = name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
 /// The MAC address of an interface.
 pub fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
     let mut request = request(interface)?;

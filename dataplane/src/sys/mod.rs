@@ -7,7 +7,7 @@ mod memory;
 mod netlink;
 
 pub use bpf::{Map, Plain, link_interface, possible_cpus};
-pub use device::{driver, index_of, mac_of, offload_checksums};
+pub use device::{driver, index_of, mac_of, name_of, offload_checksums};
 pub use memory::Mapped;
 pub use netlink::peer_runs_xdp;
 

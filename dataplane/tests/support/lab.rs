@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use portolan_dataplane::{
     Config, Dataplane, PodInterface, Transmit,
-    model::{Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, XdpMode},
+    model::{Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, TcMode, XdpMode},
 };
 
 use super::netns::{BpfFs, Netns};
@@ -75,6 +75,11 @@ pub struct Lab {
 impl Lab {
     /// Builds all of it. With `transmit`, the fabric's ends run `xdp_pass` and complete checksums, as a wire does.
     pub fn new(transmit: Transmit) -> Self {
+        Self::with(transmit, None)
+    }
+
+    /// The same with tc programs attached in one way.
+    pub fn with(transmit: Transmit, tc: Option<TcMode>) -> Self {
         let [node, other, fabric, outside, client, local, remote] = [
             "node", "other", "fabric", "outside", "client", "local", "remote",
         ]
@@ -101,8 +106,9 @@ impl Lab {
         }
         let pins = BpfFs::new();
         let (dataplane, mode) = node.enter(|| {
-            let mut dataplane =
-                Dataplane::open(config(&pins, transmit)).expect("the dataplane opens");
+            let mut config = config(&pins, transmit);
+            config.tc = tc;
+            let mut dataplane = Dataplane::open(config).expect("the dataplane opens");
             let mode = dataplane
                 .attach_uplink("eth0")
                 .expect("the uplink is there");

@@ -15,6 +15,18 @@ pub trait Address: Copy + Eq + Default {
 
     /// The one's complement sum of its 16-bit words, not yet folded: what it adds to a checksum.
     fn checksum_sum(self) -> u64;
+
+    /// Whether it says "no address".
+    #[inline(always)]
+    fn is_unspecified(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether it means something on one link only (RFC 3927, RFC 4291).
+    fn is_link_local(self) -> bool;
+
+    /// Whether no router passes on what is sent to it: a link-local address or group.
+    fn stays_on_link(self) -> bool;
 }
 
 /// An IPv4 address.
@@ -77,6 +89,16 @@ impl Address for V4 {
     fn checksum_sum(self) -> u64 {
         u64::from(self.0.0)
     }
+
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        self.0.get() >> 16 == 0xa9fe
+    }
+
+    #[inline(always)]
+    fn stays_on_link(self) -> bool {
+        self.is_link_local() || self.0.get() >> 8 == 0xe0_0000
+    }
 }
 
 impl Address for V6 {
@@ -96,5 +118,15 @@ impl Address for V6 {
     fn checksum_sum(self) -> u64 {
         let [a, b] = self.0;
         (a >> 32) + (a & 0xffff_ffff) + (b >> 32) + (b & 0xffff_ffff)
+    }
+
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        self.0[0].to_be() >> 54 == 0xfe80 >> 6
+    }
+
+    #[inline(always)]
+    fn stays_on_link(self) -> bool {
+        self.is_link_local() || self.0[0].to_be() >> 48 == 0xff02
     }
 }

@@ -49,6 +49,7 @@ reasons! {
         NoNodeAddress = "no_node_address", "Source NAT was needed but the node has no address of the packet's family.";
         TableBusy = "table_busy", "Another CPU held the flow's bucket for too long, and the flow cannot do without a slot.";
         RewriteFailed = "rewrite_failed", "The kernel refused to change the packet after part of it had been changed.";
+        SpoofedSource = "spoofed_source", "A pod sent with a source address that is not its own.";
         RefusalFailed = "refusal_failed", "A reset or an ICMP error could not be made from the packet.";
     }
 }

@@ -56,6 +56,7 @@ pub mod refusal;
 pub mod reply;
 pub mod rewrite;
 pub mod route;
+pub mod sender;
 pub mod service;
 pub mod source_nat;
 pub mod source_range;

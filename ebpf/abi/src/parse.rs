@@ -125,6 +125,9 @@ pub struct Packet<A> {
 pub trait ParseAddress: Address {
     /// The packet in a frame whose type says that it is of this family.
     fn parse<B: Bytes>(bytes: B) -> Result<Packet<Self>, NotParsed>;
+
+    /// Source and destination alone, whatever else the packet is.
+    fn ends<B: Bytes>(bytes: B) -> Option<(Self, Self)>;
 }
 
 #[inline(always)]
@@ -148,6 +151,12 @@ impl ParseAddress for V4 {
         let protocol = need(bytes.u8(field::V4_PROTOCOL))?;
         transport(bytes, (source, destination), protocol, length, header)
     }
+
+    #[inline(always)]
+    fn ends<B: Bytes>(bytes: B) -> Option<(Self, Self)> {
+        let source = V4(Be32(bytes.u32(field::V4_SOURCE)?));
+        Some((source, V4(Be32(bytes.u32(field::V4_DESTINATION)?))))
+    }
 }
 
 impl ParseAddress for V6 {
@@ -168,6 +177,14 @@ impl ParseAddress for V6 {
             need(bytes.u64(field::V6_DESTINATION + 8))?,
         ]);
         transport(bytes, (source, destination), next, 40 + data, 40)
+    }
+
+    #[inline(always)]
+    fn ends<B: Bytes>(bytes: B) -> Option<(Self, Self)> {
+        let at = field::V6_SOURCE;
+        let source = V6([bytes.u64(at)?, bytes.u64(at + 8)?]);
+        let at = field::V6_DESTINATION;
+        Some((source, V6([bytes.u64(at)?, bytes.u64(at + 8)?])))
     }
 }
 

@@ -1,0 +1,222 @@
+//! Loading the kernel object, and running its programs on packets. aya stays in this module.
+
+mod links;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    util::KernelVersion,
+};
+
+use crate::{Capacity, Error, maps::failed, model::TcMode};
+
+pub use links::unhook;
+
+/// The folder of the links, among the pins.
+pub const LINKS: &str = "links";
+/// The XDP program on the uplink.
+pub const XDP: &str = "xdp_uplink";
+/// The program on pods' veths.
+pub const POD: &str = "pod_egress";
+/// The tcx program on the uplink.
+pub const UPLINK: &str = "uplink_ingress";
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Programs {
+    object: Ebpf,
+    links: PathBuf,
+    /// How tc programs are attached from now on.
+    mode: TcMode,
+}
+
+impl Programs {
+    /// Loads the object: maps that are pinned are used as they are, others are made and pinned.
+    pub fn load(
+        object: &Path,
+        pins: &Path,
+        capacity: &Capacity,
+        mode: Option<TcMode>,
+    ) -> Result<Self, Error> {
+        let mut bytes = fs::read(object).map_err(|source| Error::ObjectMissing {
+            path: object.to_owned(),
+            source,
+        })?;
+        let slots = portolan_abi::flow::SLOTS;
+        let mut loader = EbpfLoader::new();
+        if !is_at_least(5, 18) {
+            tracing::info!("this kernel's XDP has no packets in fragments: it takes none of them");
+            without_fragments(&mut bytes);
+            loader.override_global("XDP_FRAGMENTS", &0_u32, true);
+        }
+        loader
+            .default_map_pin_directory(pins)
+            // Of a program that is refused, the reason without every instruction on the way to it.
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("SERVICES_V4", capacity.frontends)
+            .map_max_entries("SERVICES_V6", capacity.frontends)
+            .map_max_entries("CHOICES", capacity.choice_lines)
+            .map_max_entries("BACKENDS", capacity.backends)
+            .map_max_entries("LOADS", capacity.backends)
+            .map_max_entries("SHARES", capacity.services)
+            .map_max_entries("RANGES", capacity.source_ranges)
+            .map_max_entries("AFFINITY", capacity.affinities)
+            .map_max_entries(
+                "FLOWS_V4",
+                capacity.flows_v4.next_power_of_two().max(slots) / slots,
+            )
+            .map_max_entries(
+                "FLOWS_V6",
+                capacity.flows_v6.next_power_of_two().max(slots) / slots,
+            )
+            .map_max_entries("PODS_V4", capacity.pod_addresses)
+            .map_max_entries("PODS_V6", capacity.pod_addresses)
+            .map_max_entries("COUNTS", capacity.services)
+            .map_max_entries("RECORDS", capacity.services);
+        let mut object_code = loader
+            .load(&bytes)
+            .map_err(|source| kernel("load", object, source))?;
+        for (name, program) in object_code.programs_mut() {
+            let result = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            };
+            let name = name.to_owned();
+            result.map_err(|source| kernel("load program", Path::new(&name), source))?;
+        }
+        let links = pins.join(LINKS);
+        fs::create_dir_all(&links).map_err(|error| failed("make folder", &links, error))?;
+        Ok(Self {
+            object: object_code,
+            links,
+            mode: mode.unwrap_or_else(tc_mode),
+        })
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        let program = self.object.program_mut(XDP).ok_or_else(|| absent(XDP))?;
+        program
+            .try_into()
+            .map_err(|source| kernel("use program", Path::new(XDP), source))
+    }
+
+    fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
+        let program = self.object.program_mut(name).ok_or_else(|| absent(name))?;
+        program
+            .try_into()
+            .map_err(|source| kernel("use program", Path::new(name), source))
+    }
+
+    /// Runs a program on a packet, as if the packet had come in at an interface; nothing is sent.
+    pub fn run(&self, name: &str, packet: &[u8], interface: u32) -> Result<Run, Error> {
+        let program = self.object.program(name).ok_or_else(|| absent(name))?;
+        let mut out = vec![0; packet.len() + 512];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut out);
+        let object = Path::new(name);
+        let result = match program {
+            Program::Xdp(program) => {
+                let context = xdp_context(packet.len(), interface);
+                options.ctx_in = Some(&context);
+                program.test_run(options)
+            }
+            Program::SchedClassifier(program) => {
+                let context = skb_context(interface);
+                options.ctx_in = Some(&context);
+                program.test_run(options)
+            }
+            _ => return Err(absent(name)),
+        };
+        let result = result.map_err(|source| kernel("run program", object, source))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Run {
+            verdict: result.return_value.cast_signed(),
+            packet: out,
+            duration: result.duration,
+        })
+    }
+}
+
+/// What a program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What it returned.
+    pub verdict: i32,
+    /// What it left of the packet.
+    pub packet: Vec<u8>,
+    /// How long the kernel says that it took.
+    pub duration: Duration,
+}
+
+/// `struct xdp_md` of a packet of a length that came in at an interface.
+fn xdp_context(length: usize, interface: u32) -> Vec<u8> {
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    [0, length, 0, interface, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect()
+}
+
+/// `struct __sk_buff` of a packet that came in at an interface: `ifindex` is its eleventh word.
+fn skb_context(interface: u32) -> Vec<u8> {
+    let mut words = [0_u32; 48];
+    words[10] = interface;
+    words.into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// Whether this kernel is of a version or newer. One that does not say which it is, is taken to be.
+fn is_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().map_or(true, |version| {
+        version >= KernelVersion::new(major, minor, 0)
+    })
+}
+
+/// What this kernel has.
+fn tc_mode() -> TcMode {
+    if is_at_least(6, 6) {
+        return TcMode::Tcx;
+    }
+    tracing::warn!("this kernel has no tcx (Linux 6.6 and newer have it): attaching by clsact");
+    TcMode::Clsact
+}
+
+/// Makes the object's XDP programs ones that take whole packets alone. That they take others, their section's name says.
+fn without_fragments(object: &mut [u8]) {
+    const NAME: &[u8] = b"\0xdp.frags\0";
+    let mut at = 0;
+    while let Some(found) = object[at..]
+        .windows(NAME.len())
+        .position(|window| window == NAME)
+    {
+        at += found;
+        object[at + b"\0xdp".len()] = 0;
+    }
+}
+
+fn absent(program: &str) -> Error {
+    Error::Kernel {
+        operation: "find program",
+        object: program.to_owned(),
+        source: "the object has no such program".into(),
+    }
+}
+
+fn kernel(
+    operation: &'static str,
+    object: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::Kernel {
+        operation,
+        object: object.display().to_string(),
+        source: Box::new(source),
+    }
+}
