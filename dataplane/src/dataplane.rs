@@ -150,7 +150,7 @@ impl Dataplane {
             }
             self.set_withdrawn(address, Withdrawal::Detached, false)?;
         }
-        self.pods.admit(&self.maps, interface, &pod.addresses);
+        Pods::admit(&self.maps, interface, &pod.addresses);
         self.attached
             .insert(pod.host_interface.clone(), pod.clone());
         Ok(())

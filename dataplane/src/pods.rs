@@ -76,7 +76,7 @@ impl Pods {
     }
 
     /// Notes whose addresses come out of an interface, in the interface's own place.
-    pub fn admit(&self, maps: &Maps, interface: u32, addresses: &[IpAddr]) {
+    pub fn admit(maps: &Maps, interface: u32, addresses: &[IpAddr]) {
         let mut entry = SenderEntry {
             interface,
             ..SenderEntry::default()

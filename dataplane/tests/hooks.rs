@@ -58,7 +58,10 @@ fn everything_is_routed_by_clsact_where_there_is_no_tcx() {
         lab.reopen(Transmit::Never);
         assert_eq!(filters(&lab.node, "eth0"), before);
     }
-    let mut pods = lab.dataplane.pods().expect("they can be listed");
+    let mut pods = lab
+        .node
+        .enter(|| lab.dataplane.pods())
+        .expect("they can be listed");
     pods.sort_by(|a, b| a.host_interface.cmp(&b.host_interface));
     let names: Vec<&str> = pods.iter().map(|pod| &*pod.host_interface).collect();
     assert_eq!(names, ["ptlclient", "ptllocal"], "a new process knows them");

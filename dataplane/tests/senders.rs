@@ -85,8 +85,8 @@ fn a_pod_cannot_send_with_anothers_address() {
 fn neighbours_are_found_and_a_pod_that_comes_back_may_send_again() {
     let mut lab = Lab::new(Transmit::Never);
     serve(&lab.local, "local", TARGET);
-    for family in 0..2 {
-        let to = (address(LOCAL[family]), TARGET);
+    for local in LOCAL {
+        let to = (address(local), TARGET);
         assert_eq!(ask_from(&lab.client, Protocol::Tcp, to).server, "local");
     }
     lab.client.ip("neighbour flush all");
@@ -96,8 +96,8 @@ fn neighbours_are_found_and_a_pod_that_comes_back_may_send_again() {
         let pod = lab::pod("ptlclient", CLIENT);
         lab.dataplane.attach_pod(&pod).expect("it is there");
     });
-    for family in 0..2 {
-        let to = (address(LOCAL[family]), TARGET);
+    for local in LOCAL {
+        let to = (address(local), TARGET);
         assert_eq!(ask_from(&lab.client, Protocol::Tcp, to).server, "local");
     }
     assert_eq!(spoofed(&lab), 0);

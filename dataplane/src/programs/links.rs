@@ -287,6 +287,9 @@ pub fn unhook(path: &Path) -> Result<(), Error> {
         && let Ok(interface) = sys::name_of(index)
     {
         drop(filter(&interface, direction(program_of(&name))));
+    } else if let Err(error) = sys::detach_link(path) {
+        // Of an interface that is gone, there is nothing left to detach.
+        tracing::debug!(link = %name, %error, "not detached");
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("unpin", path, error)),

@@ -33,6 +33,7 @@ const MAP_LOOKUP_BATCH: libc::c_long = 24;
 
 /// How many entries are read at once.
 const BATCH: usize = 1_024;
+const LINK_DETACH: libc::c_long = 34;
 
 /// A type that may be read from any bytes of its size, and whose bytes are all initialized.
 ///
@@ -187,6 +188,12 @@ fn info<T: Default>(fd: &OwnedFd) -> io::Result<T> {
 pub fn link_interface(path: &Path) -> io::Result<u32> {
     let fd = open_pin(path)?;
     Ok(info::<LinkInfo>(&fd)?.interface)
+}
+
+/// Detaches the program of a pinned link at once; without this it stays until the kernel gets round to freeing the link.
+pub fn detach_link(path: &Path) -> io::Result<()> {
+    let link = open_pin(path)?;
+    call(LINK_DETACH, &mut u64::from(descriptor(&link))).map(drop)
 }
 
 /// How many CPUs there may ever be: how many values a per-CPU map keeps for a key.

@@ -86,7 +86,11 @@ pub fn ask(protocol: Protocol, to: SocketAddr) -> io::Result<Answer> {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"hello")?;
-        stream.read(&mut buffer)?
+        let length = stream.read(&mut buffer)?;
+        // Until the server has closed its end too, whoever comes from the same port is none of its new clients.
+        stream.shutdown(std::net::Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new())?;
+        length
     };
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
     let mut words = text.split(' ');
