@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::meta;
+use super::{managed, meta};
 use crate::store::Revision;
 
 /// How many changes are kept at most.
@@ -45,7 +45,7 @@ impl Stored {
     /// Its JSON, serialized once for all who read it.
     pub fn json(&self) -> &Bytes {
         self.json.get_or_init(|| {
-            let text = serde_json::to_vec(&self.value);
+            let text = serde_json::to_vec(&*managed::shown(&self.value));
             Bytes::from(text.expect("a JSON value always serializes"))
         })
     }

@@ -8,11 +8,14 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 
 pub mod admission;
+mod apply;
 mod authorize;
 mod cache;
+mod create;
 mod delete;
 pub mod engine;
 mod history;
+pub mod managed;
 pub mod meta;
 pub mod namespaces;
 mod object;
@@ -122,8 +125,10 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// "Strict", "Warn" or "Ignore"; absent: "Warn".
     pub field_validation: Option<String>,
-    /// Who owns the fields written.
+    /// Who owns the fields written; absent: the caller.
     pub field_manager: Option<String>,
+    /// An apply takes the fields that others own.
+    pub force: bool,
     /// What the reader of the body found: `duplicate field "spec.replicas"`.
     pub duplicate_fields: Vec<String>,
 }

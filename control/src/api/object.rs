@@ -18,10 +18,6 @@ pub(super) fn released(object: &Value) -> bool {
         && !held_by_spec
 }
 
-pub(super) fn same_content(one: &Value, other: &Value) -> bool {
-    one == other
-}
-
 pub(super) fn same_but_metadata(one: &Value, other: &Value) -> bool {
     let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
         return false;

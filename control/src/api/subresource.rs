@@ -203,6 +203,7 @@ impl Engine {
         Ok(Outcome {
             object: decoded.value,
             warnings: decoded.unknown,
+            created: false,
         })
     }
 

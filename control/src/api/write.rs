@@ -1,5 +1,5 @@
-//! Writing: create, update and patch. One path for all kinds: authorize, decode, default, admit, validate,
-//! compare-and-swap in the store.
+//! Writing: update and patch, and what creates share with them. One path for all kinds: authorize, decode, default,
+//! admit, validate, compare-and-swap in the store.
 
 use std::sync::Arc;
 
@@ -8,9 +8,8 @@ use serde_json::Value;
 use super::admission::{Admission, Operation, Review};
 use super::engine::Engine;
 use super::history::Stored;
-use super::object::{
-    encode, name_type, parse, place, refuse_faults, released, same_but_metadata, same_content,
-};
+use super::managed::Managers;
+use super::object::{encode, name_type, parse, place, refuse_faults, released, same_but_metadata};
 use super::patch::{self, PatchError};
 use super::subresource::View;
 use super::{Caller, ObjectKey, PatchKind, ResourceId, Status, WriteOptions, meta};
@@ -19,16 +18,34 @@ use crate::resource::{
 };
 use crate::store::{Guard, KeyValue, Written};
 
-/// How often a generated name may be taken before the client is told.
-const NAME_ATTEMPTS: usize = 8;
-
 /// What a write came to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// The object as it is now.
     pub object: Value,
     /// What the client should know though the write succeeded.
     pub warnings: Vec<String>,
+    /// Whether the write made it.
+    pub created: bool,
+}
+
+/// What a write is to make of an object.
+#[derive(Debug, Default)]
+pub(super) struct Proposed {
+    pub(super) object: Value,
+    pub(super) warnings: Vec<String>,
+    /// Who owns what then, where the write says so itself.
+    pub(super) managers: Option<Managers>,
+}
+
+impl From<Outcome> for Proposed {
+    fn from(decoded: Outcome) -> Self {
+        Self {
+            object: decoded.object,
+            warnings: decoded.warnings,
+            managers: None,
+        }
+    }
 }
 
 /// The admissions that have said yes to a request.
@@ -112,137 +129,8 @@ impl Engine {
         Ok(Outcome {
             object: decoded.value,
             warnings,
+            created: false,
         })
-    }
-
-    /// Creates an object.
-    pub async fn create_object(
-        &self,
-        caller: &Caller,
-        resource: ResourceId,
-        namespace: Option<&str>,
-        object: Value,
-        options: &WriteOptions,
-    ) -> Result<Outcome, Status> {
-        let row = self.permitted(caller, resource, Verb::Create, (namespace, None), None)?;
-        let mut outcome = self.decode(row, object, options)?;
-        Self::check_node_object(caller, row, &outcome.object)?;
-        place(row, namespace, &mut outcome.object)?;
-        if row.namespaced {
-            self.check_namespace(row, namespace.unwrap_or(""), meta::name(&outcome.object))
-                .await?;
-        }
-        self.begin(row, &mut outcome.object)?;
-        let prefix = meta::text(&outcome.object, &["metadata", "generateName"]).to_owned();
-        let generated = meta::name(&outcome.object).is_empty() && !prefix.is_empty();
-        let mut attempts = 0;
-        loop {
-            if generated {
-                let name = meta::generated_name(&prefix);
-                meta::set_metadata(&mut outcome.object, "name", Some(Value::from(name)));
-            }
-            attempts += 1;
-            match self.insert(caller, row, &outcome.object, options).await {
-                Ok(object) => {
-                    outcome.object = object;
-                    return Ok(outcome);
-                }
-                Err(status)
-                    if generated && status.is_already_exists() && attempts < NAME_ATTEMPTS => {}
-                Err(status) => return Err(status),
-            }
-        }
-    }
-
-    /// The metadata and first state of a new object.
-    fn begin(&self, row: &Resource, object: &mut Value) -> Result<(), Status> {
-        if !meta::resource_version(object).is_empty() {
-            return Err(Status::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
-        let metadata = meta::metadata_mut(object);
-        for field in [
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "selfLink",
-            "managedFields",
-            "resourceVersion",
-            "generation",
-        ] {
-            metadata.remove(field);
-        }
-        metadata.insert("uid".to_owned(), Value::from(meta::new_uid()));
-        let now = meta::time((self.clock)());
-        metadata.insert("creationTimestamp".to_owned(), Value::from(now));
-        if row.generation != Generation::None {
-            metadata.insert("generation".to_owned(), Value::from(1));
-        }
-        if row.has_status()
-            && let Some(fields) = object.as_object_mut()
-        {
-            fields.remove("status");
-        }
-        row.behaviour.default(object);
-        row.behaviour.prepare_create(object);
-        Ok(())
-    }
-
-    /// Admits, validates and stores a new object.
-    async fn insert(
-        &self,
-        caller: &Caller,
-        row: &Resource,
-        object: &Value,
-        options: &WriteOptions,
-    ) -> Result<Value, Status> {
-        let mut object = object.clone();
-        let key = meta::key(&object);
-        let review = Review {
-            operation: Operation::Create,
-            resource: row.id,
-            key: &key,
-            subresource: None,
-            old: None,
-            caller,
-            dry_run: options.dry_run,
-        };
-        let admitted = self.admit(review, &mut object).await?;
-        let result = self.store_new(row, &key, &object, options.dry_run).await;
-        admitted.settle(result.is_ok(), &object).await;
-        let revision = result?;
-        if let Some(revision) = revision {
-            return Ok(Stored::new(object, revision).value);
-        }
-        Ok(object)
-    }
-
-    async fn store_new(
-        &self,
-        row: &Resource,
-        key: &ObjectKey,
-        object: &Value,
-        dry_run: bool,
-    ) -> Result<Option<i64>, Status> {
-        let mut faults = Faults::new();
-        validate_metadata(row, object, &mut faults);
-        row.behaviour.validate(object, &mut faults);
-        refuse_faults(row, object, faults)?;
-        let store_key = Self::store_key(row, key);
-        if dry_run {
-            return match self.store.get(store_key.as_bytes()).await? {
-                Some(_) => Err(Status::already_exists(row.id, &key.name)),
-                None => Ok(None),
-            };
-        }
-        let written = self
-            .store
-            .put(store_key.as_bytes(), encode(object), Guard::Absent, None)
-            .await?;
-        match written {
-            Written::Done(revision) => Ok(Some(revision)),
-            Written::Refused(_) => Err(Status::already_exists(row.id, &key.name)),
-        }
     }
 
     /// Replaces an object or its subresource.
@@ -277,9 +165,10 @@ impl Engine {
             options,
         };
         let make = |_: &Value| {
-            Ok(Outcome {
+            Ok(Proposed {
                 object: proposed.object.clone(),
                 warnings: proposed.warnings.clone(),
+                managers: None,
             })
         };
         self.rewrite(&request, make).await
@@ -305,6 +194,9 @@ impl Engine {
             view,
             options,
         };
+        if kind == PatchKind::Apply {
+            return self.apply_object(&request, patch).await;
+        }
         let schema = self.table.schema();
         let index = schema.index(view.definition(row));
         let make = |current: &Value| {
@@ -317,16 +209,17 @@ impl Engine {
                 ..WriteOptions::default()
             };
             self.decode_view(row, view, patched, &strict)
+                .map(Proposed::from)
                 .map_err(|status| patch::undecodable(kind, &patch, status))
         };
         self.rewrite(&request, make).await
     }
 
     /// Reads, lets `make` propose the view's new content, and writes; again where another write came between.
-    async fn rewrite(
+    pub(super) async fn rewrite(
         &self,
         request: &Write<'_>,
-        make: impl Fn(&Value) -> Result<Outcome, Status> + Send + Sync,
+        make: impl Fn(&Value) -> Result<Proposed, Status> + Send + Sync,
     ) -> Result<Outcome, Status> {
         let row = request.row;
         let store_key = Self::store_key(row, request.key);
@@ -339,20 +232,24 @@ impl Engine {
             let proposed = make(&request.view.read(row, &current.value))?;
             request.check_preconditions(&current.value, &proposed.object)?;
             let mut object = request.view.merge(row, &current.value, proposed.object)?;
+            let sent = Managers::of(&object);
             request.finish(&current.value, &mut object);
-            if same_content(&object, &current.value) {
-                return Ok(Outcome {
-                    object: request.view.read(row, &current.value),
-                    warnings: proposed.warnings,
-                });
+            self.own(
+                request,
+                &current.value,
+                &mut object,
+                (proposed.managers, sent),
+            );
+            let outcome = |object: &Value| Outcome {
+                object: request.view.read(row, object),
+                warnings: proposed.warnings.clone(),
+                created: false,
+            };
+            if object == current.value {
+                return Ok(outcome(&current.value));
             }
             match self.replace(request, &current, object).await? {
-                Replaced::Done(object) => {
-                    return Ok(Outcome {
-                        object: request.view.read(row, &object),
-                        warnings: proposed.warnings,
-                    });
-                }
+                Replaced::Done(object) => return Ok(outcome(&object)),
                 Replaced::Lost(newer) => found = newer,
             }
         }
@@ -426,12 +323,12 @@ pub(super) enum Replaced {
 }
 
 /// An update or patch.
-struct Write<'a> {
-    caller: &'a Caller,
-    row: &'a Resource,
-    key: &'a ObjectKey,
-    view: View,
-    options: &'a WriteOptions,
+pub(super) struct Write<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) row: &'a Resource,
+    pub(super) key: &'a ObjectKey,
+    pub(super) view: View,
+    pub(super) options: &'a WriteOptions,
 }
 
 impl Write<'_> {

@@ -12,6 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::api::{PatchKind, Status};
+use crate::resource::schema::{self, protobuf};
 
 /// Bytes of a body, as Kubernetes limits them.
 const LIMIT: usize = 3 * 1024 * 1024;
@@ -57,21 +58,31 @@ fn unknown_format(accepted: &str) -> Status {
     ))
 }
 
-/// Parses an object.
-pub fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<Parsed, Status> {
+/// Parses an object; the types are what protobuf is read by.
+pub fn object(types: &schema::Set, headers: &HeaderMap, bytes: &[u8]) -> Result<Parsed, Status> {
     match media_type(headers) {
         "" | "application/json" => json(bytes),
         "application/yaml" => yaml(bytes),
-        _ => Err(unknown_format("application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => {
+            let value = protobuf::decode(types, bytes)
+                .map_err(|error| Status::bad_request(error.to_string()))?;
+            Ok(Parsed {
+                value,
+                duplicates: Vec::new(),
+            })
+        }
+        _ => Err(unknown_format(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
 /// Parses the options of a deletion, where there are any.
-pub fn options(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
+pub fn options(types: &schema::Set, headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
     if bytes.is_empty() {
         return Ok(Value::Null);
     }
-    Ok(object(headers, bytes)?.value)
+    Ok(object(types, headers, bytes)?.value)
 }
 
 /// Parses a patch; its media type says of which kind it is.
@@ -83,7 +94,8 @@ pub fn patch(headers: &HeaderMap, bytes: &[u8]) -> Result<(PatchKind, Parsed), S
         "application/apply-patch+yaml" => return Ok((PatchKind::Apply, yaml(bytes)?)),
         _ => {
             return Err(unknown_format(
-                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                 application/apply-patch+yaml",
             ));
         }
     };
@@ -222,11 +234,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::resource::Table;
 
     fn headers(kind: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers
+    }
+
+    fn object(headers: &HeaderMap, bytes: &[u8]) -> Result<Parsed, Status> {
+        super::object(Table::built_in().schema(), headers, bytes)
     }
 
     #[test]
@@ -250,10 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_read_and_protobuf_is_not() {
+    fn yaml_is_read_and_other_formats_are_not() {
         let parsed = object(&headers("application/yaml"), b"a:\n  - 1\n  - x\n").expect("YAML");
         assert_eq!(parsed.value, json!({"a": [1, "x"]}));
         let kind = headers("application/vnd.kubernetes.protobuf");
-        assert_eq!(object(&kind, b"k8s\0").expect_err("unknown").code, 415);
+        assert_eq!(object(&kind, b"k9s\0").expect_err("no protobuf").code, 400);
+        let kind = headers("text/plain");
+        assert_eq!(object(&kind, b"x").expect_err("unknown").code, 415);
     }
 }

@@ -16,11 +16,14 @@ use super::query::Parameters;
 use super::route::{self, Route};
 use super::table::Include;
 use super::{Server, body, discovery, health, identity, openapi, respond, table};
-use crate::api::{Api, Caller, ObjectKey, Status};
-use crate::resource::Resource;
+use crate::api::{Api, Caller, ObjectKey, PatchKind, Status, WriteOptions, managed};
+use crate::resource::{Faults, Path, Resource, schema};
 
 /// How long a watch lasts whose client does not say; as in Kubernetes a random part is added.
 const WATCH_LIMIT: u64 = 1800;
+
+/// Letters of a field manager's name.
+const MANAGER_LIMIT: usize = 128;
 
 /// A request on its way.
 struct Exchange<'a> {
@@ -106,6 +109,47 @@ fn unidentified(caller: &Caller, method: &Method, path: &str) -> Status {
 }
 
 impl Exchange<'_> {
+    fn types(&self) -> &schema::Set {
+        self.server.engine.table().schema()
+    }
+
+    /// The options of a create or update; who does not name a field manager is known by its program's name.
+    fn write_options(&self, duplicates: Vec<String>) -> Result<WriteOptions, Status> {
+        let mut options = self.query.write_options(duplicates)?;
+        if options.field_manager.is_none() {
+            options.field_manager = self.user_agent();
+        }
+        Ok(options)
+    }
+
+    /// The options of a patch. An apply names its field manager; only an apply is forced.
+    fn patch_options(
+        &self,
+        kind: PatchKind,
+        duplicates: Vec<String>,
+    ) -> Result<WriteOptions, Status> {
+        if kind == PatchKind::Apply {
+            return self.query.write_options(duplicates);
+        }
+        let options = self.write_options(duplicates)?;
+        if options.force {
+            let mut faults = Faults::new();
+            let why = "may not be specified for non-apply patch";
+            faults.forbidden(&Path::new("force"), why);
+            let (group, kind) = ("meta.k8s.io", "PatchOptions");
+            return Err(Status::invalid(group, kind, "", faults.into_causes()));
+        }
+        Ok(options)
+    }
+
+    /// "kubectl" of "kubectl/v1.32.4 (linux/amd64) ...".
+    fn user_agent(&self) -> Option<String> {
+        let agent = self.parts.headers.get(header::USER_AGENT)?.to_str().ok()?;
+        let name = agent.split('/').next().unwrap_or(agent);
+        let name: String = name.chars().take(MANAGER_LIMIT).collect();
+        (!name.is_empty()).then_some(name)
+    }
+
     fn include(&self) -> Include {
         Include::parse(self.query.get("includeObject"))
     }
@@ -115,7 +159,8 @@ impl Exchange<'_> {
         let body = if object["kind"] == "Status" || object["kind"] == "Scale" {
             object.clone()
         } else {
-            table::shaped(row, object, self.form.shape, self.include())
+            let object = managed::shown(object);
+            table::shaped(row, &object, self.form.shape, self.include())
         };
         respond::value(code, self.form.encoding, &body)
     }
@@ -159,8 +204,8 @@ impl Exchange<'_> {
             }
             Method::POST => {
                 let bytes = body::bytes(body).await?;
-                let parsed = body::object(&self.parts.headers, &bytes)?;
-                let options = self.query.write_options(parsed.duplicates)?;
+                let parsed = body::object(self.types(), &self.parts.headers, &bytes)?;
+                let options = self.write_options(parsed.duplicates)?;
                 let outcome = engine
                     .create_object(self.caller, row.id, namespace, parsed.value, &options)
                     .await?;
@@ -169,7 +214,7 @@ impl Exchange<'_> {
             }
             Method::DELETE => {
                 let bytes = body::bytes(body).await?;
-                let asked = body::options(&self.parts.headers, &bytes)?;
+                let asked = body::options(self.types(), &self.parts.headers, &bytes)?;
                 let delete = self.query.delete_options(&asked)?;
                 let list = self.query.list_options()?;
                 let gone = engine
@@ -196,7 +241,7 @@ impl Exchange<'_> {
             Method::PUT | Method::PATCH => self.write(row, key, None, body).await,
             Method::DELETE => {
                 let bytes = body::bytes(body).await?;
-                let asked = body::options(&self.parts.headers, &bytes)?;
+                let asked = body::options(self.types(), &self.parts.headers, &bytes)?;
                 let options = self.query.delete_options(&asked)?;
                 let answer = engine.delete(self.caller, row.id, key, &options).await?;
                 Ok(self.one(StatusCode::OK, row, &answer))
@@ -223,8 +268,8 @@ impl Exchange<'_> {
             Method::PUT | Method::PATCH => self.write(row, key, Some(subresource), body).await,
             Method::POST => {
                 let bytes = body::bytes(body).await?;
-                let parsed = body::object(&self.parts.headers, &bytes)?;
-                let options = self.query.write_options(parsed.duplicates)?;
+                let parsed = body::object(self.types(), &self.parts.headers, &bytes)?;
+                let options = self.write_options(parsed.duplicates)?;
                 let answer = engine
                     .post_subresource(
                         self.caller,
@@ -253,14 +298,14 @@ impl Exchange<'_> {
         let bytes = body::bytes(body).await?;
         let outcome = if self.parts.method == Method::PATCH {
             let (kind, parsed) = body::patch(&self.parts.headers, &bytes)?;
-            let options = self.query.write_options(parsed.duplicates)?;
+            let options = self.patch_options(kind, parsed.duplicates)?;
             let patch = (kind, parsed.value);
             engine
                 .patch_object(self.caller, row.id, key, subresource, patch, &options)
                 .await?
         } else {
-            let parsed = body::object(&self.parts.headers, &bytes)?;
-            let options = self.query.write_options(parsed.duplicates)?;
+            let parsed = body::object(self.types(), &self.parts.headers, &bytes)?;
+            let options = self.write_options(parsed.duplicates)?;
             engine
                 .update_object(
                     self.caller,
@@ -272,7 +317,12 @@ impl Exchange<'_> {
                 )
                 .await?
         };
-        let response = self.one(StatusCode::OK, row, &outcome.object);
+        let code = if outcome.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let response = self.one(code, row, &outcome.object);
         Ok(respond::with_warnings(response, &outcome.warnings))
     }
 

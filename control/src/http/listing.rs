@@ -16,6 +16,7 @@ use super::respond;
 use super::table::{self, Include};
 use crate::api::Status;
 use crate::api::engine::{Deliveries, Delivery, Page, Stored};
+use crate::api::managed;
 use crate::resource::Resource;
 
 /// How a list or watch is shown.
@@ -64,7 +65,7 @@ pub fn list(row: &Resource, page: &Page, view: View) -> Response<Body> {
             "kind": row.list_kind(),
             "apiVersion": row.id.api_version(),
             "metadata": metadata,
-            "items": objects().collect::<Vec<_>>(),
+            "items": objects().map(managed::shown).collect::<Vec<_>>(),
         }),
     };
     respond::value(StatusCode::OK, view.form.encoding, &body)

@@ -219,6 +219,7 @@ fn operation(row: &Resource, verb: Verb) -> Value {
         "x-kubernetes-group-version-kind": gvk(row),
     });
     let patches = [
+        "application/apply-patch+yaml",
         "application/json-patch+json",
         "application/merge-patch+json",
         "application/strategic-merge-patch+json",

@@ -87,6 +87,7 @@ impl Parameters {
             dry_run: self.dry_run("CreateOptions")?,
             field_validation,
             field_manager: self.text("fieldManager"),
+            force: self.flag("force"),
             duplicate_fields,
         })
     }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::negotiate::Shape;
+use crate::api::managed;
 use crate::resource::Resource;
 
 /// What a table's rows carry of their objects.
@@ -33,7 +34,7 @@ pub fn metadata_of(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": object["metadata"],
+        "metadata": managed::shown(object)["metadata"],
     })
 }
 
@@ -70,7 +71,7 @@ pub fn table<'a>(
                     shown.insert("object".to_owned(), metadata_of(object));
                 }
                 Include::Object => {
-                    shown.insert("object".to_owned(), object.clone());
+                    shown.insert("object".to_owned(), managed::shown(object).into_owned());
                 }
             }
             Value::Object(shown)

@@ -173,6 +173,8 @@ pub struct Resource {
     pub names: NameRule,
     /// When its generation moves.
     pub generation: Generation,
+    /// Whether metadata.managedFields is kept; not for kinds that machines write all the time and nobody applies.
+    pub owners: bool,
     /// The fields that field selectors know beyond metadata.name and metadata.namespace, each with the text that stands
     /// for its absence ("" for texts, "false" for booleans).
     pub selectable: &'static [(&'static str, &'static str)],

@@ -106,6 +106,7 @@ fn row<T: JsonSchema>(
         subresources: const { &[] },
         names: NameRule::Subdomain,
         generation: Generation::None,
+        owners: true,
         selectable: &[],
         definition: builder.add::<T>(),
         behaviour: Box::new(behaviour),
@@ -138,6 +139,7 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
         },
         Resource {
             short_names: &["ev"],
+            owners: false,
             selectable: events::SELECTABLE,
             ..row::<Event>(builder, EVENTS, "Event", "event", events::Events)
         },
@@ -229,7 +231,10 @@ fn apps(builder: &mut Builder) -> Vec<Resource> {
 
 fn others(builder: &mut Builder) -> Vec<Resource> {
     vec![
-        row::<Lease>(builder, LEASES, "Lease", "lease", leases::Leases),
+        Resource {
+            owners: false,
+            ..row::<Lease>(builder, LEASES, "Lease", "lease", leases::Leases)
+        },
         Resource {
             generation: Generation::Content,
             ..row::<EndpointSlice>(

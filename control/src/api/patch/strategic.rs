@@ -58,7 +58,7 @@ impl Merger<'_> {
                     .get(name)
                     .map_or(UNKNOWN, |field| Described {
                         node: &field.node,
-                        merge: field.merge,
+                        merge: field.traits.merge,
                     })
             }
             (Node::Map(each), _) => Described {

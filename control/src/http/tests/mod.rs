@@ -24,6 +24,8 @@ use crate::resource::rows::NAMESPACES;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
+mod applying;
+mod generators;
 mod kubectl;
 mod protocol;
 

@@ -7,10 +7,13 @@ use k8s_openapi::schemars::{JsonSchema, SchemaGenerator, generate::SchemaSetting
 use serde_json::{Map, Value, json};
 
 mod decode;
-mod merge_keys;
+mod fields;
+mod merge;
+pub mod protobuf;
 
 pub use decode::{Decoded, decode};
-pub use merge_keys::Merge;
+pub use fields::{Topology, Trait};
+pub use merge::Merge;
 
 /// The prefix of a reference to a component.
 const COMPONENTS: &str = "#/components/schemas/";
@@ -55,13 +58,15 @@ pub enum Node {
 pub struct Field {
     /// What it holds.
     pub node: Node,
-    /// How a strategic merge patch treats it.
-    pub merge: Merge,
+    /// How patches treat it.
+    pub traits: Trait,
 }
 
 /// A type with named fields.
 #[derive(Clone, Debug)]
 pub struct Type {
+    /// Its definition: "io.k8s.api.core.v1.PodSpec".
+    pub definition: String,
     /// Kubernetes' name of the Go type: "v1.PodSpec".
     pub go_name: String,
     /// Its fields by their JSON names.
@@ -85,9 +90,20 @@ pub struct Set {
     by_name: HashMap<String, usize>,
     /// The OpenAPI components, by name.
     definitions: Map<String, Value>,
+    table: fields::Table,
 }
 
 impl Set {
+    /// All types.
+    pub fn types(&self) -> &[Type] {
+        &self.types
+    }
+
+    /// The fields of a protobuf message by their numbers.
+    fn parts(&self, definition: &str) -> Option<&HashMap<u32, fields::Part>> {
+        self.table.parts(definition)
+    }
+
     /// A type by its index.
     pub fn get(&self, index: usize) -> &Type {
         &self.types[index]
@@ -125,8 +141,9 @@ impl Builder {
     /// Compiles what was added.
     pub fn build(mut self) -> Set {
         let mut definitions = self.0.take_definitions(true);
+        let table = fields::Table::read();
         for (name, definition) in &mut definitions {
-            annotate(short(name), definition);
+            annotate(name, definition, &table);
         }
         let mut by_name = HashMap::new();
         for (name, definition) in &definitions {
@@ -137,13 +154,18 @@ impl Builder {
         let mut types = vec![None; by_name.len()];
         for (name, definition) in &definitions {
             if let Some(&index) = by_name.get(name) {
-                types[index] = Some(compile_type(name, definition, &definitions, &by_name));
+                types[index] = Some(compile_type(
+                    name,
+                    definition,
+                    (&definitions, &by_name, &table),
+                ));
             }
         }
         Set {
             types: types.into_iter().flatten().collect(),
             by_name,
             definitions,
+            table,
         }
     }
 }
@@ -153,7 +175,7 @@ fn short(definition: &str) -> &str {
 }
 
 /// Puts Kubernetes' patch extensions in, and takes out "required: metadata", which Kubernetes does not have.
-fn annotate(type_name: &str, definition: &mut Value) {
+fn annotate(name: &str, definition: &mut Value, table: &fields::Table) {
     if let Some(Value::Array(required)) = definition.get_mut("required") {
         required.retain(|name| name != "metadata");
         if required.is_empty()
@@ -165,15 +187,22 @@ fn annotate(type_name: &str, definition: &mut Value) {
     let Some(Value::Object(properties)) = definition.get_mut("properties") else {
         return;
     };
-    for (name, property) in properties {
-        let merge = merge_keys::merge_of(type_name, name);
-        if let Some(strategy) = merge.strategy() {
+    for (field, property) in properties {
+        let found = table.of(name, field);
+        if let Some(strategy) = found.merge.strategy() {
             property["x-kubernetes-patch-strategy"] = json!(strategy);
         }
-        if let Some(key) = merge.key() {
+        if let Some(key) = found.merge.key() {
             property["x-kubernetes-patch-merge-key"] = json!(key);
-            property["x-kubernetes-list-type"] = json!("map");
-            property["x-kubernetes-list-map-keys"] = json!([key]);
+        }
+        match found.topology {
+            Topology::Plain => {}
+            Topology::Keyed(keys) => {
+                property["x-kubernetes-list-type"] = json!("map");
+                property["x-kubernetes-list-map-keys"] = json!(keys);
+            }
+            Topology::Set => property["x-kubernetes-list-type"] = json!("set"),
+            Topology::Atomic => property["x-kubernetes-map-type"] = json!("atomic"),
         }
     }
 }
@@ -181,8 +210,7 @@ fn annotate(type_name: &str, definition: &mut Value) {
 fn compile_type(
     name: &str,
     definition: &Value,
-    definitions: &Map<String, Value>,
-    by_name: &HashMap<String, usize>,
+    (definitions, by_name, table): (&Map<String, Value>, &HashMap<String, usize>, &fields::Table),
 ) -> Type {
     let mut fields = BTreeMap::new();
     if let Some(Value::Object(properties)) = definition.get("properties") {
@@ -191,7 +219,7 @@ fn compile_type(
                 field.clone(),
                 Field {
                     node: compile(property, definitions, by_name),
-                    merge: merge_keys::merge_of(short(name), field),
+                    traits: table.of(name, field),
                 },
             );
         }
@@ -199,6 +227,7 @@ fn compile_type(
     let mut parts = name.rsplit('.');
     let (type_name, package) = (parts.next().unwrap_or(name), parts.next().unwrap_or(""));
     Type {
+        definition: name.to_owned(),
         go_name: format!("{package}.{type_name}"),
         fields,
     }
