@@ -206,7 +206,11 @@ impl Services {
         }
         let is_first = range.is_some_and(|range| range.first() == address);
         let is_reserved = is_first && reservation.owner != KUBERNETES;
-        if is_reserved || !self.take_address(address, reservation).await? {
+        if is_reserved {
+            return Err(refused(asked, text, "provided IP is already allocated"));
+        }
+        let holder = self.take_address(address, reservation).await?;
+        if !may_use(holder, reservation) {
             return Err(refused(asked, text, "provided IP is already allocated"));
         }
         Ok(())
@@ -237,7 +241,7 @@ impl Services {
             {
                 continue;
             }
-            if self.take_address(address, reservation).await? {
+            if self.take_address(address, reservation).await?.is_none() {
                 return Ok(address);
             }
             tries += 1;
@@ -250,11 +254,12 @@ impl Services {
         Err(full())
     }
 
+    /// Takes an address unless it has a holder, who is returned.
     async fn take_address(
         &self,
         address: IpAddr,
         reservation: &mut Reservation,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<String>, Error> {
         let held = self
             .addresses
             .take(&address.to_string(), &reservation.owner)
@@ -262,7 +267,7 @@ impl Services {
         if held.is_none() {
             reservation.taken.addresses.insert(address);
         }
-        Ok(held.is_none())
+        Ok(held.map(|held| held.owner))
     }
 
     fn range_of(&self, family: &str) -> Option<&Addresses> {
@@ -370,7 +375,11 @@ impl Services {
         };
         let is_ours =
             before.node_ports.contains(&number) || reservation.taken.node_ports.contains(&number);
-        if is_ours || self.take_port(number, reservation).await? {
+        if is_ours {
+            return Ok(number);
+        }
+        let holder = self.take_port(number, reservation).await?;
+        if may_use(holder, reservation) {
             return Ok(number);
         }
         Err(invalid(
@@ -393,7 +402,7 @@ impl Services {
         for step in 0..size {
             let number =
                 u16::try_from(first + (start + step) % size).unwrap_or(*self.node_ports.end());
-            if self.take_port(number, reservation).await? {
+            if self.take_port(number, reservation).await?.is_none() {
                 return Ok(number);
             }
         }
@@ -402,7 +411,12 @@ impl Services {
         })
     }
 
-    async fn take_port(&self, number: u16, reservation: &mut Reservation) -> Result<bool, Error> {
+    /// Takes a port unless it has a holder, who is returned.
+    async fn take_port(
+        &self,
+        number: u16,
+        reservation: &mut Reservation,
+    ) -> Result<Option<String>, Error> {
         let held = self
             .ports
             .take(&number.to_string(), &reservation.owner)
@@ -410,8 +424,14 @@ impl Services {
         if held.is_none() {
             reservation.taken.node_ports.insert(number);
         }
-        Ok(held.is_none())
+        Ok(held.map(|held| held.owner))
     }
+}
+
+/// Whether a Service may have what it asks for by name: nobody holds it, or the Service itself does, by an attempt to
+/// write it that a crash ended.
+fn may_use(holder: Option<String>, reservation: &Reservation) -> bool {
+    holder.is_none_or(|holder| holder == reservation.owner)
 }
 
 /// The Service that has the first address of each range.

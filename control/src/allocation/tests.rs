@@ -326,6 +326,23 @@ async fn node_ports_are_asked_for_chosen_shared_and_refused() {
 }
 
 #[tokio::test]
+async fn what_a_crashed_attempt_took_is_the_services_own() {
+    let world = World::dual();
+    let spec = json!({
+        "type": "NodePort", "clusterIP": "10.96.0.9", "ports": [{"port": 80, "nodePort": 30080}],
+        "selector": {"a": "b"},
+    });
+    let mut attempt = service("web", spec.clone());
+    let taken = world.allocations.services.reserve(&mut attempt, None).await;
+    drop(taken.expect("reserved"));
+    let before = world.held();
+    let other = world.create("other", spec.clone()).await;
+    other.expect_err("the attempt may be under way still");
+    world.create("web", spec).await.expect("made");
+    assert_eq!(world.held(), before);
+}
+
+#[tokio::test]
 async fn an_update_keeps_what_it_does_not_mention() {
     let world = World::dual();
     let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});

@@ -130,6 +130,9 @@ impl Engine {
             caller,
             dry_run: options.dry_run,
         };
+        if self.is_taken(row, &key).await? {
+            return Err(Status::already_exists(row.id, &key.name));
+        }
         let admitted = self.admit(review, &mut object).await?;
         let result = self.store_new(row, &key, &object, options.dry_run).await;
         admitted.settle(result.is_ok(), &object).await;

@@ -1,11 +1,9 @@
 //! Writing: update and patch, and what creates share with them. One path for all kinds: authorize, decode, default,
 //! admit, validate, compare-and-swap in the store.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::admission::{Admission, Operation, Review};
+use super::admission::{Operation, Review};
 use super::engine::Engine;
 use super::history::Stored;
 use super::managed::Managers;
@@ -48,51 +46,7 @@ impl From<Outcome> for Proposed {
     }
 }
 
-/// The admissions that have said yes to a request.
-pub(super) struct Admitted<'a> {
-    review: Review<'a>,
-    rules: Vec<&'a Arc<dyn Admission>>,
-}
-
-impl Admitted<'_> {
-    /// The write took place or not.
-    pub(super) async fn settle(self, took_place: bool, object: &Value) {
-        for rule in self.rules {
-            if took_place && !self.review.dry_run {
-                rule.committed(&self.review, object).await;
-            } else {
-                rule.abandoned(&self.review, object).await;
-            }
-        }
-    }
-}
-
 impl Engine {
-    /// Asks every rule that handles the kind.
-    pub(super) async fn admit<'a>(
-        &'a self,
-        review: Review<'a>,
-        object: &mut Value,
-    ) -> Result<Admitted<'a>, Status> {
-        let mut admitted = Admitted {
-            review,
-            rules: Vec::new(),
-        };
-        for rule in &self.admissions {
-            if !rule.handles(review.resource) {
-                continue;
-            }
-            match rule.admit(&review, object).await {
-                Ok(()) => admitted.rules.push(rule),
-                Err(status) => {
-                    admitted.settle(false, object).await;
-                    return Err(status);
-                }
-            }
-        }
-        Ok(admitted)
-    }
-
     /// Checks a body against its kind's type; drops what the type does not have, as the options ask.
     pub(super) fn decode(
         &self,

@@ -65,7 +65,10 @@ async fn admission_is_settled_once_for_every_write() {
         .make(CONFIG_MAPS, config("a", "1"))
         .await
         .expect_err("taken");
-    assert_eq!(recorder.noted(), ["admit Create a", "abandoned Create a"]);
+    assert!(
+        recorder.noted().is_empty(),
+        "nothing is taken for what cannot be"
+    );
     let mut bad = config("b", "1");
     bad["metadata"]["labels"]["v"] = json!("not valid!");
     cluster.make(CONFIG_MAPS, bad).await.expect_err("invalid");

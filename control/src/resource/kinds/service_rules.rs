@@ -49,6 +49,30 @@ pub fn carry_over(object: &mut Value, old: &Value) {
     }
 }
 
+/// Drops the fields that the old type had and the new one has not, unless the update sets them on purpose to something
+/// else: then they are judged as in a new service. Node ports and addresses are the allocator's to drop.
+pub fn drop_with_type(object: &mut Value, old: &Value) {
+    let is_kind = |service: &Value, kind: &str| meta::text(service, &["spec", "type"]) == kind;
+    let only_of = |kind: &'static str| move |service: &Value| is_kind(service, kind);
+    let rules: [(&str, &dyn Fn(&Value) -> bool); 4] = [
+        ("externalTrafficPolicy", &is_external),
+        ("allocateLoadBalancerNodePorts", &only_of("LoadBalancer")),
+        ("loadBalancerClass", &only_of("LoadBalancer")),
+        ("externalName", &only_of("ExternalName")),
+    ];
+    for (field, has) in rules {
+        if has(old) && !has(object) && object["spec"].get(field) == old["spec"].get(field) {
+            meta::child_mut(object, "spec").remove(field);
+        }
+    }
+}
+
+/// Whether clients beyond the cluster may reach a service.
+fn is_external(service: &Value) -> bool {
+    has_node_ports(meta::text(service, &["spec", "type"]))
+        || !meta::list(service, &["spec", "externalIPs"]).is_empty()
+}
+
 /// What is wrong with a service.
 pub fn service(object: &Value, faults: &mut Faults) {
     let path = Path::new("spec");
@@ -78,7 +102,7 @@ pub fn service(object: &Value, faults: &mut Faults) {
     ports(listed, kind, &path.child("ports"), faults);
     metadata::labels(spec.get("selector"), &path.child("selector"), faults);
     affinity(spec, &path, faults);
-    policies(spec, kind, &path, faults);
+    policies(spec, is_external(object), &path, faults);
     addresses(spec, &path, faults);
 }
 
@@ -182,7 +206,7 @@ fn affinity(spec: &Value, path: &Path, faults: &mut Faults) {
     }
 }
 
-fn policies(spec: &Value, kind: &str, path: &Path, faults: &mut Faults) {
+fn policies(spec: &Value, is_external: bool, path: &Path, faults: &mut Faults) {
     let mut one_of = |field: &str, allowed: &[&str]| {
         let value = meta::text(spec, &[field]);
         if !value.is_empty() && !allowed.contains(&value) {
@@ -199,8 +223,7 @@ fn policies(spec: &Value, kind: &str, path: &Path, faults: &mut Faults) {
         "trafficDistribution",
         &["PreferClose", "PreferSameNode", "PreferSameZone"],
     );
-    let external_addresses = !meta::list(spec, &["externalIPs"]).is_empty();
-    if spec.get("externalTrafficPolicy").is_some() && !has_node_ports(kind) && !external_addresses {
+    if spec.get("externalTrafficPolicy").is_some() && !is_external {
         faults.invalid_text(
             &path.child("externalTrafficPolicy"),
             meta::text(spec, &["externalTrafficPolicy"]),

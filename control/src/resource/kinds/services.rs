@@ -25,6 +25,9 @@ impl Behaviour for Services {
         let spec = meta::child_mut(object, "spec");
         fill(spec, "type", "ClusterIP");
         fill(spec, "sessionAffinity", "None");
+        if spec["sessionAffinity"] == "None" {
+            spec.remove("sessionAffinityConfig");
+        }
         if spec["sessionAffinity"] == "ClientIP" {
             fill(spec, "sessionAffinityConfig", json!({}));
             if let Some(config) = map_mut(spec, "sessionAffinityConfig") {
@@ -62,6 +65,7 @@ impl Behaviour for Services {
 
     fn prepare_update(&self, object: &mut Value, old: &Value) {
         service_rules::carry_over(object, old);
+        service_rules::drop_with_type(object, old);
     }
 
     fn validate(&self, object: &Value, faults: &mut Faults) {

@@ -237,6 +237,58 @@ fn services() {
 }
 
 #[test]
+fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
+    let balanced = json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": true,
+        "loadBalancerClass": "x/y", "ports": [{"port": 80}], "selector": {"app": "x"},
+    });
+    let named =
+        json!({"type": "ExternalName", "externalName": "a.example", "ports": [{"port": 80}]});
+    for (spec, kind, lost) in [
+        (
+            balanced.clone(),
+            "ClusterIP",
+            &[
+                "externalTrafficPolicy",
+                "allocateLoadBalancerNodePorts",
+                "loadBalancerClass",
+            ][..],
+        ),
+        (
+            balanced,
+            "NodePort",
+            &["allocateLoadBalancerNodePorts", "loadBalancerClass"],
+        ),
+        (named, "ClusterIP", &["externalName"]),
+    ] {
+        let old = set(service(), "/spec", spec);
+        let mut new = set(old.clone(), "/spec/type", json!(kind));
+        with_row(rows::SERVICES, |row| {
+            row.behaviour.prepare_update(&mut new, &old);
+        });
+        for field in lost {
+            assert!(
+                new["spec"].get(field).is_none(),
+                "{kind} has no {field}: {new}"
+            );
+        }
+        assert_eq!(faults(rows::SERVICES, new), Vec::<String>::new());
+    }
+    // What the update itself asks for is not overlooked.
+    let old = set(service(), "/spec/type", json!("NodePort"));
+    let mut new = set(service(), "/spec/externalTrafficPolicy", json!("Local"));
+    with_row(rows::SERVICES, |row| {
+        row.behaviour.prepare_update(&mut new, &old);
+    });
+    assert_eq!(
+        faults(rows::SERVICES, new),
+        [
+            "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services"
+        ]
+    );
+}
+
+#[test]
 fn a_service_keeps_its_address_and_ports() {
     let old = json!({"metadata": {"name": "s"}, "spec": {
         "type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
