@@ -42,6 +42,7 @@ pub mod choice;
 pub mod client;
 pub mod config;
 pub mod counters;
+pub mod drive;
 pub mod drop_reason;
 pub mod flow;
 pub mod flow_table;

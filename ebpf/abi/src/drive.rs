@@ -1,0 +1,58 @@
+//! What the generator of the microbenchmarks is told: the packet it restores before every run, and whose flow is next.
+
+use crate::assert_layout;
+
+/// Bytes of a packet that the generator writes anew before every run.
+pub const FRAME_BYTES: usize = 80;
+
+/// The first client's IPv4 address; flow numbers fill the 22 bits below.
+pub const CLIENT_V4: u32 = 0x6440_0000;
+/// The first client's port; each 4,194,304 flows go on to the next.
+pub const CLIENT_PORT: u16 = 1_024;
+/// The first service's IPv4 address; service numbers fill the 17 bits below.
+pub const SERVICE_V4: u32 = 0x0a80_0000;
+
+/// The only value of the generator's map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Drive {
+    /// The state of the random numbers; not zero.
+    pub random: u64,
+    /// How many packets have been made.
+    pub made: u64,
+    /// The flow that is next, where flows come in order.
+    pub next: u32,
+    /// How many flows there are, a power of two, minus one.
+    pub flow_mask: u32,
+    /// How many services they go to.
+    pub services: u32,
+    /// Nonzero: flows come in order, not at random.
+    pub in_order: u32,
+    /// The sum of the IPv4 header's words without addresses and checksum.
+    pub header_sum: u32,
+    /// The sum of what the transport's checksum covers, without addresses and client port.
+    pub transport_sum: u32,
+    /// The packet, without what the generator fills in.
+    pub frame: [u64; FRAME_BYTES / 8],
+}
+
+assert_layout!(
+    Drive,
+    size = 120,
+    align = 8,
+    fields = [u64, u64, u32, u32, u32, u32, u32, u32, [u64; FRAME_BYTES / 8]]
+);
+
+/// A flow's client: the low bits of its address, and its port.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "ten bits are left")]
+pub const fn client_of(flow: u32) -> (u32, u16) {
+    (flow & 0x3f_ffff, CLIENT_PORT + (flow >> 22) as u16)
+}
+
+/// A flow's service.
+#[inline(always)]
+pub const fn service_of(flow: u32, services: u32) -> u32 {
+    // Neighbouring flows go to distant services; a remainder alone would let all services of a small table share pages.
+    flow.wrapping_mul(0x9e37_79b1) % services
+}
