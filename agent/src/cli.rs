@@ -66,7 +66,7 @@ pub struct RunArgs {
     /// Where maps and programs are pinned; a bpffs is mounted there if there is none \[default: `STATE_DIR/bpf`\]
     #[arg(long)]
     pub pin_dir: Option<PathBuf>,
-    /// The object with the kernel programs [default: portolan-ebpf.o beside the executable]
+    /// The object with the kernel programs [default: the one that was built in]
     #[arg(long, env = "PORTOLAN_EBPF_OBJECT")]
     pub ebpf_object: Option<PathBuf>,
     /// CPUs that pods may ask for [default: all]

@@ -217,6 +217,8 @@ pub enum Place {
     Stack,
     /// Behind the uplink.
     Neighbour,
+    /// Behind the uplink, and this node is its way to every client.
+    Gateway,
 }
 
 impl Place {
@@ -225,6 +227,7 @@ impl Place {
             Self::Pod(_) => delivery::PEER,
             Self::Stack => delivery::STACK,
             Self::Neighbour => delivery::NEIGHBOUR,
+            Self::Gateway => delivery::GATEWAY,
         }
     }
 

@@ -58,8 +58,8 @@ pub enum Transmit {
 /// What a dataplane is opened with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The object file with the kernel programs.
-    pub object: PathBuf,
+    /// The object file with the kernel programs; none: those that were built in.
+    pub object: Option<PathBuf>,
     /// A folder on a bpffs, for maps and links. Made if missing (the bpffs itself must be mounted).
     pub pin_dir: PathBuf,
     /// This node's addresses, the first of each family being the source of forwarded `NodePort` traffic.
@@ -74,9 +74,13 @@ pub struct Config {
 
 impl Config {
     /// A configuration with the default capacity.
-    pub fn new(object: PathBuf, pin_dir: PathBuf, node_addresses: Vec<IpAddr>) -> Self {
+    pub fn new(
+        object: impl Into<Option<PathBuf>>,
+        pin_dir: PathBuf,
+        node_addresses: Vec<IpAddr>,
+    ) -> Self {
         Self {
-            object,
+            object: object.into(),
             pin_dir,
             node_addresses,
             capacity: Capacity::default(),

@@ -19,13 +19,13 @@ use crate::{
     Config, Error, PodInterface, Swept, Transmit, affinity,
     backends::{self, Backends, Place},
     flows,
-    maps::{Maps, failed, names},
+    maps::{self, Maps, failed, names},
     model::{
         self, DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName, TcMode,
         XdpMode,
     },
     pods::Pods,
-    programs::{LINKS, POD, Programs, Run, UPLINK, unhook},
+    programs::{LINKS, POD, ProgramInfo, Programs, Run, UPLINK, unhook},
     services::{Context, Services},
     sys::{self, Map},
 };
@@ -55,7 +55,7 @@ impl Dataplane {
     pub fn open(config: Config) -> Result<Self, Error> {
         check_pins(&config.pin_dir)?;
         let mut programs =
-            Programs::load(&config.object, &config.pin_dir, &config.capacity, config.tc)?;
+            Programs::load(config.object.as_deref(), &config.pin_dir, &config.capacity, config.tc)?;
         let maps = Maps::open(&config.pin_dir)?;
         configure(&maps, &config)?;
         programs.adopt()?;
@@ -299,6 +299,26 @@ impl Dataplane {
     /// Runs one of the programs on a packet as if it had come in at an interface. Nothing is sent, but flows are made.
     pub fn run(&self, program: &str, packet: &[u8], interface: u32) -> Result<Run, Error> {
         self.programs.run(program, packet, interface)
+    }
+
+    /// What the kernel says of each program.
+    pub fn programs_info(&self) -> Result<Vec<ProgramInfo>, Error> {
+        self.programs.info()
+    }
+
+    /// How many bytes of the kernel's memory each map takes.
+    pub fn map_memory(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        maps::memory(&self.config.pin_dir)
+    }
+
+    /// Takes every TCP flow that is being opened for established, as if its backend had answered: benchmarks run on
+    /// packets of clients alone.
+    pub fn establish_flows(&self) {
+        flows::establish(&self.maps);
+    }
+
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// Removes every pin under `pin_dir`, which detaches the programs and frees the maps. For teardown.

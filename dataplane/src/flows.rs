@@ -130,6 +130,24 @@ fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
     });
 }
 
+/// Takes every TCP flow that is being opened for established.
+pub fn establish(maps: &Maps) {
+    let now = sys::coarse_now();
+    establish_table(&maps.flows_v4, now);
+    establish_table(&maps.flows_v6, now);
+}
+
+fn establish_table<B: Layout>(table: &Mapped<B>, now: u64) {
+    each(table, |bucket, at, meta| {
+        if meta.stage() == Stage::TCP_SYN {
+            let established = meta.at(Stage::TCP_ESTABLISHED, now);
+            table
+                .word(bucket, at + B::META)
+                .store(established.0, Ordering::Release);
+        }
+    });
+}
+
 /// Every flow.
 pub fn list(maps: &Maps, names: &BTreeMap<u32, ServiceName>) -> Vec<Flow> {
     let mut flows = Vec::new();

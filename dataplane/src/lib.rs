@@ -48,11 +48,13 @@ mod backends;
 mod choice;
 mod config;
 mod dataplane;
+mod driver;
 mod error;
 mod flows;
 mod frontends;
 mod maps;
 pub mod model;
+mod object;
 mod pods;
 mod programs;
 mod ranges;
@@ -62,8 +64,10 @@ mod sys;
 
 pub use config::{Capacity, Config, PodInterface, Swept, Transmit};
 pub use dataplane::Dataplane;
+pub use driver::{Driver, Target};
 pub use error::Error;
-pub use programs::Run;
+pub use object::xdp_pass;
+pub use programs::{ProgramInfo, Run};
 
 /// Leaves the checksums of what an interface sends to the device, or has the stack complete them.
 ///

@@ -157,6 +157,21 @@ impl Maps {
     }
 }
 
+/// How many bytes of the kernel's memory each map that is pinned in a folder takes.
+pub fn memory(pins: &Path) -> Result<Vec<(&'static str, u64)>, Error> {
+    names::ALL
+        .iter()
+        .map(|name| {
+            let path = pins.join(name);
+            let bytes = Map::open(&path).and_then(|map| map.memory());
+            Ok((
+                *name,
+                bytes.map_err(|error| failed("look at", &path, error))?,
+            ))
+        })
+        .collect()
+}
+
 fn mapped<T: sys::Plain>(pins: &Path, name: &str) -> Result<Mapped<T>, Error> {
     let path = pins.join(name);
     Mapped::open(&path).map_err(|error| failed("map into memory", &path, error))

@@ -147,6 +147,8 @@ pub enum ReturnPath {
     /// By this node, whose address the backend sees.
     #[default]
     SourceNat,
+    /// By this node without rewriting, as the backends' routes to all clients lead through it. The client's address is kept.
+    Gateway,
     /// Straight from the backend's node, which sees the client's own address: the way there is encapsulated.
     Direct,
 }

@@ -146,7 +146,9 @@ fn to_backend<A: Family>(
             backend.interface,
             [backend.pod_mac, backend.host_mac],
         ),
-        delivery::NEIGHBOUR if maps.config.uplink != 0 => Ok(skb::to_neighbour(maps.config.uplink)),
+        way if delivery::leaves(way) && maps.config.uplink != 0 => {
+            Ok(skb::to_neighbour(maps.config.uplink))
+        }
         _ => Ok(PASS),
     }
 }

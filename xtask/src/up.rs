@@ -139,6 +139,8 @@ fn clear_earlier(workspace: &Workspace, progress: &Progress) -> Result<()> {
 /// Builds programs, kernel programs and the demo. The whole workspace is one selection, the same as for tests, so that
 /// nothing is compiled twice.
 pub fn build(workspace: &Workspace, release: bool) -> Result<Programs> {
+    // First, because the dataplane's library includes what it leaves.
+    build_ebpf::build(workspace)?;
     let mut cargo = cargo::as_user();
     cargo
         .current_dir(workspace.root())
@@ -147,7 +149,6 @@ pub fn build(workspace: &Workspace, release: bool) -> Result<Programs> {
         cargo.arg("--release");
     }
     command::output(&mut cargo)?;
-    build_ebpf::build(workspace)?;
     Ok(Programs {
         folder: workspace
             .target()

@@ -242,26 +242,17 @@ fn spawn_parts(
 }
 
 /// What can be known to be missing before anything is made.
-fn preflight(args: &RunArgs) -> anyhow::Result<PathBuf> {
+fn preflight(args: &RunArgs) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("portolan-agent must run as root: it makes namespaces, cgroups and BPF programs");
     }
     if crate::join::server_name(&args.server).is_none() {
         return Err(JoinError::Server(args.server.clone()).into());
     }
-    let object = match &args.ebpf_object {
-        Some(object) => object.clone(),
-        None => std::env::current_exe()
-            .context("find the agent's executable")?
-            .with_file_name("portolan-ebpf.o"),
-    };
-    if !object.is_file() {
-        bail!(
-            "the kernel object {} is missing: build it (cargo xtask build-ebpf) or name it with --ebpf-object",
-            object.display()
-        );
+    if let Some(object) = args.ebpf_object.as_ref().filter(|object| !object.is_file()) {
+        bail!("the kernel object {} is missing", object.display());
     }
-    Ok(object)
+    Ok(())
 }
 
 fn read_token(args: &RunArgs) -> Result<JoinToken, JoinError> {
@@ -305,11 +296,13 @@ async fn pod_cidrs(
 fn open_dataplane(
     args: &RunArgs,
     record: &AgentRecord,
-    object: PathBuf,
 ) -> anyhow::Result<(DataplaneThread, Opening<(XdpMode, TcMode)>)> {
     bpffs::ensure(&record.pin_dir)?;
-    let config =
-        portolan_dataplane::Config::new(object, record.pin_dir.clone(), args.node_ips.clone());
+    let config = portolan_dataplane::Config::new(
+        args.ebpf_object.clone(),
+        record.pin_dir.clone(),
+        args.node_ips.clone(),
+    );
     let uplink = args.uplink.clone();
     let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;

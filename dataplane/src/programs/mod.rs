@@ -14,7 +14,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use crate::{Capacity, Error, maps::failed, model::TcMode};
+use crate::{Capacity, Error, maps::failed, model::TcMode, object};
 
 pub use links::unhook;
 
@@ -39,15 +39,13 @@ pub struct Programs {
 impl Programs {
     /// Loads the object: maps that are pinned are used as they are, others are made and pinned.
     pub fn load(
-        object: &Path,
+        file: Option<&Path>,
         pins: &Path,
         capacity: &Capacity,
         mode: Option<TcMode>,
     ) -> Result<Self, Error> {
-        let mut bytes = fs::read(object).map_err(|source| Error::ObjectMissing {
-            path: object.to_owned(),
-            source,
-        })?;
+        let mut bytes = object::node(file)?;
+        let name = file.unwrap_or(Path::new("the built-in kernel programs"));
         let slots = portolan_abi::flow::SLOTS;
         let mut loader = EbpfLoader::new();
         if !is_at_least(5, 18) {
@@ -81,7 +79,7 @@ impl Programs {
             .map_max_entries("RECORDS", capacity.services);
         let mut object_code = loader
             .load(&bytes)
-            .map_err(|source| kernel("load", object, source))?;
+            .map_err(|source| kernel("load", name, source))?;
         for (name, program) in object_code.programs_mut() {
             let result = match program {
                 Program::Xdp(program) => program.load(),
@@ -116,33 +114,78 @@ impl Programs {
 
     /// Runs a program on a packet, as if the packet had come in at an interface; nothing is sent.
     pub fn run(&self, name: &str, packet: &[u8], interface: u32) -> Result<Run, Error> {
-        let program = self.object.program(name).ok_or_else(|| absent(name))?;
-        let mut out = vec![0; packet.len() + 512];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(packet);
-        options.data_out = Some(&mut out);
-        let object = Path::new(name);
-        let result = match program {
-            Program::Xdp(program) => {
-                let context = xdp_context(packet.len(), interface);
-                options.ctx_in = Some(&context);
-                program.test_run(options)
-            }
-            Program::SchedClassifier(program) => {
-                let context = skb_context(interface);
-                options.ctx_in = Some(&context);
-                program.test_run(options)
-            }
-            _ => return Err(absent(name)),
-        };
-        let result = result.map_err(|source| kernel("run program", object, source))?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Run {
-            verdict: result.return_value.cast_signed(),
-            packet: out,
-            duration: result.duration,
-        })
+        run(&self.object, name, packet, interface, 1)
     }
+
+    /// The loaded object.
+    pub fn object(&self) -> &Ebpf {
+        &self.object
+    }
+
+    /// What the kernel says of each program.
+    pub fn info(&self) -> Result<Vec<ProgramInfo>, Error> {
+        let mut all = Vec::new();
+        for (name, program) in self.object.programs() {
+            let info = program
+                .info()
+                .map_err(|source| kernel("look at program", Path::new(name), source))?;
+            all.push(ProgramInfo {
+                name: name.to_owned(),
+                instructions: info.verified_instruction_count().unwrap_or(0),
+                bytes: info.size_jitted(),
+            });
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+}
+
+/// Runs a program of an object over and over on one packet, which stays as each run leaves it.
+pub fn run(
+    object: &Ebpf,
+    name: &str,
+    packet: &[u8],
+    interface: u32,
+    repeat: u32,
+) -> Result<Run, Error> {
+    let program = object.program(name).ok_or_else(|| absent(name))?;
+    let mut out = vec![0; packet.len() + 512];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(packet);
+    options.data_out = Some(&mut out);
+    options.repeat = repeat;
+    let object = Path::new(name);
+    let result = match program {
+        Program::Xdp(program) => {
+            let context = xdp_context(packet.len(), interface);
+            options.ctx_in = Some(&context);
+            program.test_run(options)
+        }
+        Program::SchedClassifier(program) => {
+            let context = skb_context(interface);
+            options.ctx_in = Some(&context);
+            program.test_run(options)
+        }
+        _ => return Err(absent(name)),
+    };
+    let result = result.map_err(|source| kernel("run program", object, source))?;
+    out.truncate(result.data_size_out as usize);
+    Ok(Run {
+        verdict: result.return_value.cast_signed(),
+        packet: out,
+        duration: result.duration,
+    })
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramInfo {
+    /// Its name.
+    pub name: String,
+    /// How many instructions the verifier looked at; 0 where the kernel does not say.
+    pub instructions: u32,
+    /// Its size as machine code.
+    pub bytes: u32,
 }
 
 /// What a program did with a packet.
@@ -201,7 +244,8 @@ fn without_fragments(object: &mut [u8]) {
     }
 }
 
-fn absent(program: &str) -> Error {
+/// There is no such program or map.
+pub fn absent(program: &str) -> Error {
     Error::Kernel {
         operation: "find program",
         object: program.to_owned(),
@@ -209,7 +253,8 @@ fn absent(program: &str) -> Error {
     }
 }
 
-fn kernel(
+/// An error of the loader's.
+pub fn kernel(
     operation: &'static str,
     object: &Path,
     source: impl std::error::Error + Send + Sync + 'static,

@@ -11,11 +11,11 @@ use portolan_abi::{backend::state, choice::Candidate, service::ChoiceTable};
 use super::{Context, GRACE, Installed, Services, Tables};
 use crate::{
     Error,
-    backends::{Backends, Identity},
+    backends::{Backends, Identity, Place},
     choice,
     frontends::Key,
     maps::Maps,
-    model::{Backend, Frontend, Scope, Service},
+    model::{Backend, Frontend, ReturnPath, Scope, Service},
 };
 
 /// What was made for a service's new state, to be taken back should that fail.
@@ -152,7 +152,10 @@ impl Services {
                 address,
                 port,
             };
-            let place = (context.place)(address, backend);
+            let place = match (context.place)(address, backend) {
+                Place::Neighbour if service.return_path == ReturnPath::Gateway => Place::Gateway,
+                place => place,
+            };
             let id =
                 backends.acquire(context.maps, identity, protocol, (backend, offers), &place)?;
             made.backends.push((address, port, id));

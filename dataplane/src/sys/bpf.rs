@@ -242,6 +242,14 @@ impl Map {
         self.value_size
     }
 
+    /// How many bytes of the kernel's memory it takes.
+    pub fn memory(&self) -> io::Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+            .ok_or_else(|| io::Error::other("the kernel does not say how much memory a map takes"))
+    }
+
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
     }

@@ -70,6 +70,14 @@ pub mod delivery {
     pub const PEER: u8 = 1;
     /// Out of the uplink, to the next hop that the routing table says.
     pub const NEIGHBOUR: u8 = 2;
+    /// The same, and this node is on the backend's way to every client: packets keep their source, replies come back.
+    pub const GATEWAY: u8 = 3;
+
+    /// Whether packets leave this node by the uplink.
+    #[inline(always)]
+    pub const fn leaves(delivery: u8) -> bool {
+        delivery == NEIGHBOUR || delivery == GATEWAY
+    }
 }
 
 /// How far away a backend is; also the index of its table in a service's entry.

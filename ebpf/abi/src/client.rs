@@ -2,11 +2,12 @@
 
 use crate::{
     address::Address,
-    backend::{delivery, state},
+    backend::state,
     bytes::Be16,
     drop_reason::DropReason,
     flow::{Ports, Stage},
     flow_table::{self, FlowKey},
+    open::is_transit,
     outcome::Outcome,
     parse::Packet,
     protocol, source_nat,
@@ -109,7 +110,7 @@ fn search<A: Address, T: Tables<A>>(
     if !stays && may_choose {
         return Outcome::rechoose(id);
     }
-    if transit_only && (source_nat.is_none() || backend.delivery != delivery::NEIGHBOUR) {
+    if transit_only && !is_transit(backend.delivery, source_nat.is_some()) {
         return Outcome::PASS;
     }
     // A flow whose backend is gone is reset, so that its slot is soon free.

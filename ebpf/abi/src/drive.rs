@@ -40,8 +40,38 @@ assert_layout!(
     Drive,
     size = 120,
     align = 8,
-    fields = [u64, u64, u32, u32, u32, u32, u32, u32, [u64; FRAME_BYTES / 8]]
+    fields = [
+        u64,
+        u64,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        [u64; FRAME_BYTES / 8]
+    ]
 );
+
+/// How many words a [`Drive`] is.
+pub const WORDS: usize = size_of::<Drive>() / 8;
+
+impl Drive {
+    /// Its words in memory order.
+    pub fn words(&self) -> [u64; WORDS] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut words = [0; WORDS];
+        words[..5].copy_from_slice(&[
+            self.random,
+            self.made,
+            pair(self.next, self.flow_mask),
+            pair(self.services, self.in_order),
+            pair(self.header_sum, self.transport_sum),
+        ]);
+        words[5..].copy_from_slice(&self.frame);
+        words
+    }
+}
 
 /// A flow's client: the low bits of its address, and its port.
 #[inline(always)]
@@ -54,5 +84,8 @@ pub const fn client_of(flow: u32) -> (u32, u16) {
 #[inline(always)]
 pub const fn service_of(flow: u32, services: u32) -> u32 {
     // Neighbouring flows go to distant services; a remainder alone would let all services of a small table share pages.
-    flow.wrapping_mul(0x9e37_79b1) % services
+    match flow.wrapping_mul(0x9e37_79b1).checked_rem(services) {
+        Some(service) => service,
+        None => 0,
+    }
 }

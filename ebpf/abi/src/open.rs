@@ -41,8 +41,9 @@ pub fn open<A: Address, T: Stages<A>>(
         return Outcome::PASS;
     };
     let itself = backend.is_at(packet.source, backend.port);
-    let source_nat = itself || (hook.is_uplink() && backend.delivery != delivery::PEER);
-    if hook.is_transit_only() && (!source_nat || backend.delivery != delivery::NEIGHBOUR) {
+    let keeps_source = matches!(backend.delivery, delivery::PEER | delivery::GATEWAY);
+    let source_nat = itself || (hook.is_uplink() && !keeps_source);
+    if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
         return Outcome::PASS;
     }
     let outcome = if source_nat {
@@ -57,6 +58,12 @@ pub fn open<A: Address, T: Stages<A>>(
         tables.add_connection(id);
     }
     outcome
+}
+
+/// Whether the packets of a flow leave the node by the uplink that its replies come back by.
+#[inline(always)]
+pub const fn is_transit(delivery: u8, source_nat: bool) -> bool {
+    delivery == delivery::GATEWAY || delivery == delivery::NEIGHBOUR && source_nat
 }
 
 /// [`choose`] for the client that sent a packet.

@@ -2,6 +2,7 @@
 
 use crate::{
     address::Address,
+    backend::delivery,
     client::home,
     flow::{Bucket, Meta},
     flow_table, hash,
@@ -38,7 +39,7 @@ pub fn from_flows<A: Address, T: Tables<A>>(
     if meta.0 == 0 {
         return Outcome::UNKNOWN;
     }
-    if hook.is_transit_only() {
+    if hook.is_transit_only() && !leaves_again(meta.backend(), tables) {
         return Outcome::PASS;
     }
     // A backend that accepts a connection on the tuple of one that is closing accepts a connection to its own address:
@@ -75,6 +76,15 @@ pub fn from_source_nat<A: Address, T: Tables<A>>(
 fn is_sender<A: Address, T: Tables<A>>(packet: &Packet<A>, backend: u32, tables: &T) -> bool {
     match tables.backend(backend) {
         Some(backend) => backend.is_at(packet.source, packet.source_port),
+        None => false,
+    }
+}
+
+/// Whether this node is only a gateway to the backend, so that the reply leaves where it came in.
+#[inline(always)]
+fn leaves_again<A: Address, T: Tables<A>>(backend: u32, tables: &T) -> bool {
+    match tables.backend(backend) {
+        Some(backend) => backend.delivery == delivery::GATEWAY,
         None => false,
     }
 }

@@ -33,9 +33,11 @@ use portolan_abi::{
     protocol,
 };
 
-/// The program under test.
+/// The program under test; the kernel wants an array for each type of program.
 #[map]
-static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static XDP_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static DRIVE: Array<Drive> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The floor's table; the loader makes it as long as the dataplane's.
@@ -124,21 +126,21 @@ macro_rules! generators {
     (@ xdp $name:ident $context:ty, $family:ty, $failed:expr) => {
         #[xdp(frags)]
         pub fn $name(context: $context) -> u32 {
-            generators!(= context, $family);
+            generators!(= context, $family, XDP_TARGET);
             $failed
         }
     };
     (@ tc $name:ident $context:ty, $family:ty, $failed:expr) => {
         #[classifier]
         pub fn $name(context: $context) -> i32 {
-            generators!(= context, $family);
+            generators!(= context, $family, TC_TARGET);
             $failed
         }
     };
-    (= $context:ident, $family:ty) => {
+    (= $context:ident, $family:ty, $target:ident) => {
         if generate::<$family>($context.data(), $context.data_end()).is_some() {
             // SAFETY: nothing here has to be dropped.
-            unsafe { TARGET.tail_call(&$context, 0) };
+            unsafe { $target.tail_call(&$context, 0) };
         }
     };
 }
