@@ -18,7 +18,7 @@ use portolan_abi::{
 };
 
 use crate::{
-    count,
+    count, hops,
     maps::{self, Family, Maps},
     tc::write_answer,
     xdp,
@@ -33,7 +33,7 @@ pub fn handle(context: &XdpContext) -> u32 {
     if config.flags & flags::XDP_TRANSMIT == 0 {
         return XDP_PASS;
     }
-    match xdp::frame(context).u16(field::ETHER_TYPE).map(Be16) {
+    match xdp::headers(context).u16(field::ETHER_TYPE).map(Be16) {
         Some(ETHER_V4) => family::<V4>(context, config),
         Some(ETHER_V6) => family::<V6>(context, config),
         _ => XDP_PASS,
@@ -86,10 +86,10 @@ fn transmit<A: Family>(
     rewrite: &Rewrite<A>,
     backend: u32,
 ) -> u32 {
-    let Some(hop) = xdp::next_hop(context, rewrite, packet.length) else {
+    let Some(hop) = hops::next_hop(context, rewrite, packet.length) else {
         return XDP_PASS;
     };
-    if xdp::rewrite(xdp::frame(context), packet, rewrite, hop).is_none() {
+    if xdp::rewrite(xdp::headers(context), packet, rewrite, hop).is_none() {
         return XDP_PASS;
     }
     if let Some(backend) = maps::backend(backend) {

@@ -1,9 +1,7 @@
-//! What the XDP program does to frames: rewrite in place, and find the next hop.
+//! What the XDP program does to frames: rewrite in place.
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::bpf_fib_lookup as FibLookup,
-    helpers::generated::{bpf_fib_lookup, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use portolan_abi::{
@@ -15,10 +13,13 @@ use portolan_abi::{
     rewrite::Rewrite,
 };
 
-use crate::frame::Frame;
+use crate::{frame::Frame, hops::Hop};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+/// The same without asking for the packet's length, for what does not look at it.
+#[inline(always)]
+pub fn headers(context: &XdpContext) -> Frame {
+    Frame::new(context.data(), context.data_end(), 0)
+}
 
 /// Whether a packet may lie in several buffers. The loader says no where the kernel cannot, and the verifier then drops
 /// what asks for more.
@@ -36,47 +37,6 @@ pub fn frame(context: &XdpContext) -> Frame {
         unsafe { bpf_xdp_get_buff_len(context.ctx) as usize }
     };
     Frame::new(context.data(), context.data_end(), length as u32)
-}
-
-/// The MAC addresses of the way to an address: the destination's, then ours.
-pub type Hop = [[u8; 6]; 2];
-
-/// The next hop to where a packet is going, if it leaves by the interface that it came in by and is known by now.
-#[inline(always)]
-pub fn next_hop<A: Address>(
-    context: &XdpContext,
-    rewrite: &Rewrite<A>,
-    length: u32,
-) -> Option<Hop> {
-    // SAFETY: all zeroes are a valid value of this plain structure of integers.
-    let mut lookup: FibLookup = unsafe { core::mem::transmute([0_u64; 8]) };
-    let interface = context.ingress_ifindex() as u32;
-    lookup.ifindex = interface;
-    lookup.__bindgen_anon_1.tot_len = length as u16;
-    if A::IS_V6 {
-        lookup.family = AF_INET6;
-        lookup.__bindgen_anon_3.ipv6_src = halves(rewrite.source.words());
-        lookup.__bindgen_anon_4.ipv6_dst = halves(rewrite.destination.words());
-    } else {
-        lookup.family = AF_INET;
-        lookup.__bindgen_anon_3.ipv4_src = rewrite.source.words()[0] as u32;
-        lookup.__bindgen_anon_4.ipv4_dst = rewrite.destination.words()[0] as u32;
-    }
-    // SAFETY: the structure is as long as it says.
-    let result = unsafe {
-        bpf_fib_lookup(
-            context.as_ptr(),
-            &raw mut lookup,
-            size_of::<FibLookup>() as i32,
-            0,
-        )
-    };
-    (result == 0 && lookup.ifindex == interface).then_some([lookup.dmac, lookup.smac])
-}
-
-#[inline(always)]
-fn halves([a, b]: [u64; 2]) -> [u32; 4] {
-    [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
 }
 
 /// Changes a packet's addresses, ports and next hop with the checksums over them; nothing if not all of it is there.
