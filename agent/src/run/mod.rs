@@ -66,10 +66,10 @@ struct Prepared {
 
 /// Runs the agent until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let object = preflight(&args)?;
+    preflight(&args)?;
     files::create_private_directory(&args.state_dir)?;
     let _lock = StateLock::take_soon(&args.state_dir).await?;
-    let (node, opening) = prepare(args, object).await?;
+    let (node, opening) = prepare(args).await?;
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
     let (
@@ -126,10 +126,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Everything that pods and routes stand on.
-async fn prepare(
-    args: RunArgs,
-    object: PathBuf,
-) -> anyhow::Result<(Prepared, Opening<(XdpMode, TcMode)>)> {
+async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<(XdpMode, TcMode)>)> {
     let record = AgentRecord::of(&args);
     record.save(&args.state_dir)?;
     let network = NodeNetwork::open(&args.uplink)
@@ -143,7 +140,7 @@ async fn prepare(
     let client = cluster::client(&args.server, &args.state_dir)?;
     let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
     network.claim_pod_cidrs(&pod_cidrs).await?;
-    let (dataplane, opening) = open_dataplane(&args, &record, object)?;
+    let (dataplane, opening) = open_dataplane(&args, &record)?;
     let node = Prepared {
         args,
         record,

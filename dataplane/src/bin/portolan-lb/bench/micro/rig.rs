@@ -265,12 +265,10 @@ impl Rig {
     /// Packets forwarded and flows begun so far.
     fn counted(&self) -> Result<(u64, u64)> {
         let services = self.dataplane.services()?;
-        Ok(services
-            .iter()
-            .fold((0, 0), |(packets, flows), (_, count)| {
-                let opened = count.local_flows + count.zone_flows + count.remote_flows;
-                (packets + count.packets, flows + opened)
-            }))
+        let classes = services.iter().flat_map(|(_, count)| count.classes());
+        Ok(classes.fold((0, 0), |(packets, flows), (_, class)| {
+            (packets + class.packets, flows + class.flows)
+        }))
     }
 
     /// What the verifier and the compiler made of the programs, and what the maps take.
