@@ -54,8 +54,12 @@ impl Dataplane {
     /// Loads the programs and makes the maps, or adopts the maps that are pinned and replaces the attached programs.
     pub fn open(config: Config) -> Result<Self, Error> {
         check_pins(&config.pin_dir)?;
-        let mut programs =
-            Programs::load(config.object.as_deref(), &config.pin_dir, &config.capacity, config.tc)?;
+        let mut programs = Programs::load(
+            config.object.as_deref(),
+            &config.pin_dir,
+            &config.capacity,
+            config.tc,
+        )?;
         let maps = Maps::open(&config.pin_dir)?;
         configure(&maps, &config)?;
         programs.adopt()?;
