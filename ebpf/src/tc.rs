@@ -19,7 +19,6 @@ use portolan_abi::{
 
 use crate::{
     count,
-    frame::Frame,
     maps::{self, Family, Maps},
     skb,
 };
@@ -189,7 +188,7 @@ fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
     let Some(answer) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
-    if write_answer(skb::frame(context), packet, answer).is_none() {
+    if refusal::answer(skb::frame(context), packet, answer).is_none() {
         return TC_ACT_SHOT;
     }
     let length = if packet.protocol == protocol::TCP {
@@ -198,27 +197,4 @@ fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
         A::UNREACHABLE
     };
     skb::answer(context, answer, length as u32).unwrap_or(TC_ACT_SHOT)
-}
-
-/// Writes the answer to a packet into a frame, Ethernet header included.
-#[inline(always)]
-pub fn write_answer<A: Family>(
-    bytes: Frame,
-    packet: &Packet<A>,
-    answer: &mut refusal::Frame,
-) -> Option<()> {
-    if packet.protocol == protocol::TCP {
-        A::reset(answer, packet, refusal::segment(bytes, packet.transport)?);
-    } else {
-        A::unreachable(answer, packet);
-    }
-    let mut at = 0;
-    while at < 6 {
-        answer[at] = bytes.u8(at + 6)?;
-        answer[at + 6] = bytes.u8(at)?;
-        at += 1;
-    }
-    answer[12] = bytes.u8(12)?;
-    answer[13] = bytes.u8(13)?;
-    Some(())
 }

@@ -20,7 +20,6 @@ use portolan_abi::{
 use crate::{
     count, hops,
     maps::{self, Family, Maps},
-    tc::write_answer,
     xdp,
 };
 
@@ -117,7 +116,7 @@ fn refuse<A: Family>(context: &XdpContext, packet: &Packet<A>, outcome: Outcome)
 #[inline(always)]
 fn answer<A: Family>(context: &XdpContext, packet: &Packet<A>) -> Option<()> {
     let answer = maps::scratch()?;
-    write_answer(xdp::frame(context), packet, answer)?;
+    refusal::answer(xdp::frame(context), packet, answer)?;
     if packet.protocol == protocol::TCP {
         xdp::answer(context, answer, A::RESET)
     } else {

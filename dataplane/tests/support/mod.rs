@@ -1,10 +1,14 @@
 //! What the dataplane's tests share: namespaces, packets, a lab of nodes and pods, and the model of the programs.
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
+pub mod bench;
 pub mod lab;
+pub mod model;
 pub mod netns;
 pub mod packet;
+pub mod rows;
 pub mod servers;
+pub mod tables;
 
 use std::path::{Path, PathBuf};
 

@@ -288,3 +288,27 @@ pub fn segment<B: crate::parse::Bytes>(bytes: B, transport: usize) -> Option<Seg
         header: u16::from(bytes.u8(transport + field::TCP_OFFSET)? >> 4) * 4,
     })
 }
+
+/// Writes the answer to a packet into a frame, Ethernet header included; the frame's length is [`Refuse::RESET`] or
+/// [`Refuse::UNREACHABLE`], by the packet's protocol.
+#[inline(always)]
+pub fn answer<A: Refuse, B: crate::parse::Bytes>(
+    bytes: B,
+    packet: &Packet<A>,
+    frame: &mut Frame,
+) -> Option<()> {
+    if packet.protocol == protocol::TCP {
+        A::reset(frame, packet, segment(bytes, packet.transport)?);
+    } else {
+        A::unreachable(frame, packet);
+    }
+    let mut at = 0;
+    while at < 6 {
+        frame[at] = bytes.u8(at + 6)?;
+        frame[at + 6] = bytes.u8(at)?;
+        at += 1;
+    }
+    frame[12] = bytes.u8(12)?;
+    frame[13] = bytes.u8(13)?;
+    Some(())
+}

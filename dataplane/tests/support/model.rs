@@ -1,0 +1,576 @@
+//! The model of the kernel programs: the same decisions of portolan-abi over plain memory, with what the programs do
+//! around them (verdicts, rewriting, counting) written down a second time.
+
+use std::cell::{Cell, RefCell};
+
+use portolan_abi::{
+    address::{Address, V4, V6},
+    backend::{Backend, delivery},
+    bytes::{Be16, Be32},
+    checksum,
+    choice::Place,
+    config,
+    counters::ServiceCount,
+    drop_reason::{DropReason, Event},
+    flow::{Bucket, Meta, SlotV4},
+    outcome::{Action, Outcome},
+    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, ParseAddress, field},
+    pod::PodEntry,
+    protocol,
+    refusal::{self, Refuse},
+    rewrite::Rewrite,
+    route::route,
+    service::{ServiceEntry, ServiceKey},
+    tables::{Hook, Stages},
+};
+
+use super::tables::{Shared, Tables};
+
+/// The next program, then the stack.
+pub const TC_PASS: i32 = -1;
+/// Dropped.
+pub const TC_DROP: i32 = 2;
+/// Redirected.
+pub const TC_REDIRECT: i32 = 7;
+/// Dropped.
+pub const XDP_DROP: i32 = 1;
+/// Up to the stack.
+pub const XDP_PASS: i32 = 2;
+/// Out of the interface that it came in by.
+pub const XDP_TX: i32 = 3;
+
+/// The MAC addresses of the next hop to an address of words, if XDP may send there: as the kernel's routing would say.
+pub type NextHop = fn([u64; 2], bool) -> Option<[[u8; 6]; 2]>;
+
+/// A flow table of the model's own.
+#[derive(Debug)]
+pub struct Flows {
+    words: Vec<Cell<u64>>,
+    /// Words of a bucket.
+    stride: usize,
+}
+
+impl Flows {
+    fn of<T: super::tables::Plain>(table: &Shared<T>) -> Self {
+        let flows = Self {
+            words: table.words().iter().map(|_| Cell::new(0)).collect(),
+            stride: size_of::<T>() / 8,
+        };
+        flows.copy(table);
+        flows
+    }
+
+    /// Takes over what the programs' table says.
+    pub fn copy<T: super::tables::Plain>(&self, table: &Shared<T>) {
+        for (mine, theirs) in self.words.iter().zip(table.words()) {
+            mine.set(theirs.load(std::sync::atomic::Ordering::Relaxed));
+        }
+    }
+
+    fn bucket(&self, index: usize) -> Option<&[Cell<u64>]> {
+        self.words.get(index * self.stride..(index + 1) * self.stride)
+    }
+
+    /// All of it by words.
+    pub fn words(&self) -> &[Cell<u64>] {
+        &self.words
+    }
+
+    /// The first bucket of some that differs from the programs'.
+    pub fn difference<T: super::tables::Plain>(
+        &self,
+        table: &Shared<T>,
+        mut buckets: impl Iterator<Item = usize>,
+    ) -> Option<usize> {
+        let theirs = table.words();
+        buckets.find(|index| {
+            let range = index * self.stride..(index + 1) * self.stride;
+            self.words[range.clone()]
+                .iter()
+                .zip(&theirs[range])
+                .any(|(mine, theirs)| mine.get() != theirs.load(std::sync::atomic::Ordering::Relaxed))
+        })
+    }
+
+    /// How many buckets there are.
+    pub fn len(&self) -> usize {
+        self.words.len() / self.stride
+    }
+}
+
+/// A bucket of a family, `META` words into each slot of `WORDS` words.
+#[derive(Clone, Copy)]
+pub struct View<'a>(&'a [Cell<u64>]);
+
+macro_rules! meta_at {
+    ($words:literal, $meta:literal) => {
+        fn meta(&self, slot: u32) -> Meta {
+            Meta(self.0[slot as usize * $words + $meta].get())
+        }
+
+        fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
+            let is = self.meta(slot) == old;
+            if is {
+                self.publish(slot, new);
+            }
+            is
+        }
+
+        fn try_lock(&self) -> bool {
+            let meta = self.meta(0);
+            self.publish(0, Meta(meta.0 | Meta::LOCK));
+            meta.0 & Meta::LOCK == 0
+        }
+
+        fn unlock(&self) {
+            self.publish(0, self.meta(0).unlocked());
+        }
+
+        fn publish(&self, slot: u32, meta: Meta) {
+            self.0[slot as usize * $words + $meta].set(meta.0);
+        }
+    };
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
+impl Bucket<V4> for View<'_> {
+    meta_at!(2, 1);
+
+    fn client(&self, slot: u32) -> V4 {
+        V4(Be32(self.0[slot as usize * 2].get() as u32))
+    }
+
+    fn frontend(&self, slot: u32) -> V4 {
+        V4(Be32((self.0[slot as usize * 2].get() >> 32) as u32))
+    }
+
+    fn write(&self, slot: u32, client: V4, frontend: V4) {
+        self.0[slot as usize * 2].set(SlotV4::addresses(client, frontend));
+    }
+}
+
+/// [`View`] for IPv6.
+#[derive(Clone, Copy)]
+pub struct View6<'a>(&'a [Cell<u64>]);
+
+impl Bucket<V6> for View6<'_> {
+    meta_at!(8, 0);
+
+    fn client(&self, slot: u32) -> V6 {
+        V6([1, 2].map(|word| self.0[slot as usize * 8 + word].get()))
+    }
+
+    fn frontend(&self, slot: u32) -> V6 {
+        V6([3, 4].map(|word| self.0[slot as usize * 8 + word].get()))
+    }
+
+    fn write(&self, slot: u32, client: V6, frontend: V6) {
+        let words = client.0.into_iter().chain(frontend.0);
+        for (at, word) in (1..).zip(words) {
+            self.0[slot as usize * 8 + at].set(word);
+        }
+    }
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Model {
+    /// What it shares with the programs.
+    pub tables: Tables,
+    /// Its flow tables: IPv4's, IPv6's, and the same for source NAT.
+    pub flows: [Flows; 4],
+    /// Which buckets of which flow table the last packet looked at.
+    pub touched: RefCell<Vec<(usize, usize)>>,
+    /// Nanoseconds of the coarse monotonic clock.
+    pub now: Cell<u64>,
+    /// By reason.
+    pub drops: RefCell<Vec<u64>>,
+    /// By event.
+    pub events: RefCell<Vec<u64>>,
+    /// By service.
+    pub counts: RefCell<Vec<ServiceCount>>,
+    next_hop: NextHop,
+}
+
+impl Model {
+    /// A model of programs over these tables.
+    pub fn new(tables: Tables, services: u32, next_hop: NextHop) -> Self {
+        let flows = [
+            Flows::of(&tables.flows_v4),
+            Flows::of(&tables.flows_v6),
+            Flows::of(&tables.source_nat_v4),
+            Flows::of(&tables.source_nat_v6),
+        ];
+        Self {
+            tables,
+            flows,
+            touched: RefCell::default(),
+            now: Cell::default(),
+            drops: RefCell::new(vec![0; DropReason::ALL.len()]),
+            events: RefCell::new(vec![0; Event::ALL.len()]),
+            counts: RefCell::new(vec![ServiceCount::default(); services as usize]),
+            next_hop,
+        }
+    }
+
+    /// Takes over the programs' flow tables.
+    pub fn copy_flows(&self) {
+        self.flows[0].copy(&self.tables.flows_v4);
+        self.flows[1].copy(&self.tables.flows_v6);
+        self.flows[2].copy(&self.tables.source_nat_v4);
+        self.flows[3].copy(&self.tables.source_nat_v6);
+    }
+
+    /// The first bucket that differs from the programs', of all or of those that the last packet looked at: which
+    /// table, which bucket.
+    pub fn difference(&self, all: bool) -> Option<(usize, usize)> {
+        let touched = self.touched.borrow();
+        (0..4).find_map(|table| {
+            let flows = &self.flows[table];
+            let some = touched.iter().filter(|(of, _)| *of == table).map(|(_, bucket)| *bucket);
+            let buckets: Vec<usize> = if all { (0..flows.len()).collect() } else { some.collect() };
+            let buckets = buckets.into_iter();
+            let differs = match table {
+                0 => flows.difference(&self.tables.flows_v4, buckets),
+                1 => flows.difference(&self.tables.flows_v6, buckets),
+                2 => flows.difference(&self.tables.source_nat_v4, buckets),
+                _ => flows.difference(&self.tables.source_nat_v6, buckets),
+            };
+            differs.map(|bucket| (table, bucket))
+        })
+    }
+
+    /// What the program of a name does: its verdict, and the packet as it leaves it.
+    pub fn run(&self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
+        self.touched.borrow_mut().clear();
+        let mut frame = frame.to_vec();
+        let verdict = match program {
+            "pod_egress" => self.tcx(&mut frame, Hook::POD),
+            "uplink_ingress" => self.tcx(&mut frame, Hook::UPLINK),
+            "xdp_uplink" => self.xdp(&mut frame),
+            other => panic!("there is no program {other}"),
+        };
+        (verdict, frame)
+    }
+
+    fn bucket(&self, table: usize, index: usize) -> Option<&[Cell<u64>]> {
+        self.touched.borrow_mut().push((table, index));
+        self.flows[table].bucket(index)
+    }
+
+    fn dropped(&self, reason: u32) {
+        self.drops.borrow_mut()[reason as usize] += 1;
+    }
+
+    fn event(&self, event: u32) {
+        self.events.borrow_mut()[event as usize] += 1;
+    }
+
+    fn count(&self, service: u32, change: impl FnOnce(&mut ServiceCount)) {
+        if let Some(count) = self.counts.borrow_mut().get_mut(service as usize) {
+            change(count);
+        }
+    }
+
+    fn opened(&self, outcome: Outcome, backend: &Backend) {
+        if outcome.is_opened() {
+            self.count(backend.service, |count| count.flows[usize::from(backend.class.min(2))] += 1);
+        }
+        if outcome.event() != 0 {
+            self.event(outcome.event() - 1);
+        }
+    }
+
+    fn forwarded(&self, backend: &Backend, bytes: u32) {
+        self.count(backend.service, |count| {
+            count.packets += 1;
+            count.bytes += u64::from(bytes);
+        });
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.tables.backends.get(id as usize)
+    }
+
+    fn config(&self) -> &config::NodeConfig {
+        self.tables.config.get(0).expect("there is one")
+    }
+
+    fn tcx(&self, frame: &mut Vec<u8>, hook: Hook) -> i32 {
+        match frame.as_slice().u16(field::ETHER_TYPE).map(Be16) {
+            Some(ETHER_V4) => self.tcx_family::<V4>(frame, hook),
+            Some(ETHER_V6) => self.tcx_family::<V6>(frame, hook),
+            _ => TC_PASS,
+        }
+    }
+
+    fn tcx_family<A: Family>(&self, frame: &mut Vec<u8>, hook: Hook) -> i32
+    where
+        for<'a> &'a Self: Stages<A>,
+    {
+        let Ok(packet) = A::parse(frame.as_slice()) else {
+            return TC_PASS;
+        };
+        let mut rewrite = Rewrite::default();
+        let outcome = route(&packet, hook, &self, &mut rewrite);
+        match outcome.action() {
+            Action::Forward => self.to_backend(frame, &packet, outcome, rewrite),
+            Action::Reply => {
+                if let Some(backend) = self.backend(outcome.number()) {
+                    self.forwarded(backend, packet.length);
+                }
+                change(frame, &packet, &rewrite, [rewrite.addresses(&packet), rewrite.ports(&packet)]);
+                match A::pod(&self.tables, rewrite.destination) {
+                    Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
+                    None if self.config().uplink != 0 => TC_REDIRECT,
+                    None => TC_PASS,
+                }
+            }
+            Action::Refuse => {
+                self.dropped(outcome.reason());
+                if !refusal::is_answerable(&packet) {
+                    return TC_DROP;
+                }
+                self.count(outcome.number(), |count| count.refused += 1);
+                answer(frame, &packet);
+                TC_REDIRECT
+            }
+            Action::Drop => {
+                self.dropped(outcome.reason());
+                TC_DROP
+            }
+            Action::Pass | Action::Unknown | Action::Rechoose => match A::pod(&self.tables, packet.destination) {
+                Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
+                None => TC_PASS,
+            },
+        }
+    }
+
+    fn to_backend<A: Family>(&self, frame: &mut [u8], packet: &Packet<A>, outcome: Outcome, mut rewrite: Rewrite<A>) -> i32
+    where
+        for<'a> &'a Self: Stages<A>,
+    {
+        let Some(backend) = self.backend(outcome.number()) else {
+            return TC_PASS;
+        };
+        self.opened(outcome, backend);
+        self.forwarded(backend, packet.length);
+        rewrite.to_backend(packet, backend, outcome.port(), A::node_address(self.config()));
+        change(frame, packet, &rewrite, [rewrite.addresses(packet), rewrite.ports(packet)]);
+        match backend.delivery {
+            delivery::PEER => to_pod(frame, [backend.pod_mac, backend.host_mac]),
+            delivery::NEIGHBOUR if self.config().uplink != 0 => TC_REDIRECT,
+            _ => TC_PASS,
+        }
+    }
+
+    fn xdp(&self, frame: &mut Vec<u8>) -> i32 {
+        if self.config().flags & config::flags::XDP_TRANSMIT == 0 {
+            return XDP_PASS;
+        }
+        match frame.as_slice().u16(field::ETHER_TYPE).map(Be16) {
+            Some(ETHER_V4) => self.xdp_family::<V4>(frame),
+            Some(ETHER_V6) => self.xdp_family::<V6>(frame),
+            _ => XDP_PASS,
+        }
+    }
+
+    fn xdp_family<A: Family>(&self, frame: &mut Vec<u8>) -> i32
+    where
+        for<'a> &'a Self: Stages<A>,
+    {
+        let Ok(packet) = A::parse(frame.as_slice()) else {
+            return XDP_PASS;
+        };
+        if refusal::is_partial(&packet) {
+            return XDP_PASS;
+        }
+        let mut rewrite = Rewrite::default();
+        let outcome = route(&packet, Hook::TRANSIT, &self, &mut rewrite);
+        match outcome.action() {
+            Action::Forward => {
+                let Some(backend) = self.backend(outcome.number()) else {
+                    return XDP_PASS;
+                };
+                self.opened(outcome, backend);
+                rewrite.to_backend(&packet, backend, outcome.port(), A::node_address(self.config()));
+                self.transmit(frame, &packet, &rewrite, outcome.number())
+            }
+            Action::Reply if A::pod(&self.tables, rewrite.destination).is_none() => {
+                self.transmit(frame, &packet, &rewrite, outcome.number())
+            }
+            Action::Refuse if refusal::is_answerable(&packet) => {
+                self.count(outcome.number(), |count| count.refused += 1);
+                self.dropped(outcome.reason());
+                self.event(Event::XdpRefused.index());
+                answer(frame, &packet);
+                XDP_TX
+            }
+            Action::Refuse | Action::Drop => {
+                self.dropped(outcome.reason());
+                XDP_DROP
+            }
+            _ => XDP_PASS,
+        }
+    }
+
+    fn transmit<A: Family>(&self, frame: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>, backend: u32) -> i32 {
+        let Some(hop) = (self.next_hop)(rewrite.destination.words(), A::IS_V6) else {
+            return XDP_PASS;
+        };
+        let whole = rewrite.addresses(packet).and(rewrite.ports(packet));
+        change(frame, packet, rewrite, [rewrite.addresses(packet), checksum::Difference::NONE]);
+        // By one difference, not two as the helpers for socket buffers do it: zero has two forms.
+        let at = packet.transport + sum_offset(packet.protocol);
+        let sum = if packet.protocol == protocol::TCP {
+            checksum::apply(packet.checksum, whole)
+        } else {
+            checksum::apply_udp(packet.checksum, whole)
+        };
+        put(frame, at, &sum.0.to_ne_bytes());
+        put(frame, 0, &hop.concat());
+        if let Some(backend) = self.backend(backend) {
+            self.forwarded(backend, packet.length);
+        }
+        self.event(Event::XdpForwarded.index());
+        XDP_TX
+    }
+}
+
+fn put(frame: &mut [u8], at: usize, bytes: &[u8]) {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn sum_offset(number: u8) -> usize {
+    if number == protocol::TCP {
+        field::TCP_CHECKSUM
+    } else {
+        field::UDP_CHECKSUM
+    }
+}
+
+/// Rewrites a packet; the transport's checksum by one difference after the other.
+fn change<A: Family>(frame: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>, sums: [checksum::Difference; 2]) {
+    let at = packet.transport + sum_offset(packet.protocol);
+    let mut sum = packet.checksum;
+    for difference in sums {
+        sum = if packet.protocol == protocol::TCP {
+            checksum::apply(sum, difference)
+        } else {
+            checksum::apply_udp(sum, difference)
+        };
+    }
+    put(frame, at, &sum.0.to_ne_bytes());
+    if !A::IS_V6 {
+        let header = frame.u16_at(field::V4_CHECKSUM);
+        let header = checksum::apply(Be16(header), rewrite.addresses(packet));
+        put(frame, field::V4_CHECKSUM, &header.0.to_ne_bytes());
+    }
+    let (first, size) = if A::IS_V6 { (field::V6_SOURCE, 16) } else { (field::V4_SOURCE, 4) };
+    for (at, address) in [(first, rewrite.source), (first + size, rewrite.destination)] {
+        let words = address.words().map(u64::to_ne_bytes).concat();
+        put(frame, at, &words[..size]);
+    }
+    let ports = [rewrite.source_port.0.to_ne_bytes(), rewrite.destination_port.0.to_ne_bytes()];
+    put(frame, packet.transport, &ports.concat());
+}
+
+trait At {
+    fn u16_at(&self, at: usize) -> u16;
+}
+
+impl At for [u8] {
+    fn u16_at(&self, at: usize) -> u16 {
+        u16::from_ne_bytes([self[at], self[at + 1]])
+    }
+}
+
+fn to_pod(frame: &mut [u8], macs: [[u8; 6]; 2]) -> i32 {
+    put(frame, 0, &macs.concat());
+    TC_REDIRECT
+}
+
+fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) {
+    let mut answer = [0; refusal::LONGEST];
+    refusal::answer(frame.as_slice(), packet, &mut answer).expect("the packet has been parsed");
+    let length = if packet.protocol == protocol::TCP { A::RESET } else { A::UNREACHABLE };
+    *frame = answer[..length].to_vec();
+}
+
+/// A family with its tables.
+pub trait Family: ParseAddress + Refuse {
+    /// Its source NAT address.
+    fn node_address(config: &config::NodeConfig) -> Self;
+    /// The pod of an address.
+    fn pod(tables: &Tables, address: Self) -> Option<PodEntry>;
+}
+
+impl Family for V4 {
+    fn node_address(config: &config::NodeConfig) -> Self {
+        config.node_v4
+    }
+
+    fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
+        tables.pods_v4.get(&address).copied()
+    }
+}
+
+impl Family for V6 {
+    fn node_address(config: &config::NodeConfig) -> Self {
+        config.node_v6
+    }
+
+    fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
+        tables.pods_v6.get(&address).copied()
+    }
+}
+
+macro_rules! tables {
+    ($family:ty, $view:ident, $mask:ident, $services:ident, $flows:literal, $source_nat:literal) => {
+        impl<'a> portolan_abi::tables::Tables<$family> for &'a Model {
+            type Bucket = $view<'a>;
+
+            fn seed(&self) -> u64 {
+                self.config().seed
+            }
+
+            fn now(&self) -> u64 {
+                self.now.get()
+            }
+
+            fn node_address(&self) -> $family {
+                <$family as Family>::node_address(self.config())
+            }
+
+            fn flows(&self, hash: u64) -> Option<$view<'a>> {
+                let index = (hash >> 32) & u64::from(self.config().$mask);
+                let index = usize::try_from(index).expect("32 bits fit");
+                let model: &'a Model = self;
+                model.bucket($flows, index).map($view)
+            }
+
+            fn source_nat(&self, bucket: u32) -> Option<$view<'a>> {
+                let model: &'a Model = self;
+                model.bucket($source_nat, bucket as usize).map($view)
+            }
+
+            fn service(&self, key: &ServiceKey<$family>) -> Option<&ServiceEntry> {
+                self.tables.$services.get(key)
+            }
+
+            fn choice(&self, place: Place) -> Option<u32> {
+                let line = self.tables.choices.get(place.line as usize)?;
+                line.backends.get(place.lane as usize).copied()
+            }
+
+            fn backend(&self, id: u32) -> Option<&Backend> {
+                Model::backend(self, id)
+            }
+        }
+
+        impl Stages<$family> for &Model {}
+    };
+}
+
+tables!(V4, View, flow_mask_v4, services_v4, 0, 2);
+tables!(V6, View6, flow_mask_v6, services_v6, 1, 3);

@@ -1,0 +1,158 @@
+//! The pinned maps as another process sees them, for the model of the programs: arrays as words in shared memory, hash
+//! maps as copies.
+
+use std::{
+    collections::HashMap, hash::Hash, marker::PhantomData, mem, os::fd::{AsFd, AsRawFd}, path::Path, ptr::{self, NonNull}, slice,
+    sync::atomic::AtomicU64,
+};
+
+use aya::maps::{HashMap as KernelMap, Map, MapData};
+use portolan_abi::{
+    address::{V4, V6},
+    backend::Backend,
+    choice::ChoiceLine,
+    config::NodeConfig,
+    flow::{BucketV4, BucketV6},
+    pod::PodEntry,
+    service::{ServiceEntry, ServiceKey},
+};
+
+/// Structures of integers, which any bytes of their size are valid for.
+///
+/// # Safety
+/// Only for types without padding and of which every bit pattern is valid.
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: portolan-abi asserts that these structures of integers have no padding.
+            unsafe impl Plain for $type {}
+        )*
+    };
+}
+
+plain!(
+    Backend, BucketV4, BucketV6, ChoiceLine, NodeConfig, PodEntry, ServiceEntry, ServiceKey<V4>, ServiceKey<V6>, V4, V6
+);
+
+/// An array map's values, shared with the kernel.
+#[derive(Debug)]
+pub struct Shared<T> {
+    start: NonNull<libc::c_void>,
+    length: usize,
+    values: PhantomData<T>,
+}
+
+impl<T: Plain> Shared<T> {
+    fn open(path: &Path, length: u32) -> Self {
+        let data = MapData::from_pin(path).expect("the map is pinned");
+        let length = length as usize;
+        let bytes = length * mem::size_of::<T>();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = data.fd().as_fd().as_raw_fd();
+        // SAFETY: a new mapping of the kernel's choosing.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "{} cannot be mapped", path.display());
+        let start = NonNull::new(start).expect("the kernel maps nothing at zero");
+        Self { start, length, values: PhantomData }
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// A value, if there is one of that index. Nobody writes it while a test looks.
+    pub fn get(&self, index: usize) -> Option<&T> {
+        // SAFETY: the index is within the mapping, and any bytes are a valid value.
+        (index < self.length).then(|| unsafe { &*self.start.as_ptr().cast::<T>().add(index) })
+    }
+
+    /// All of it by words.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the words are within the mapping.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.length * mem::size_of::<T>() / 8) }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nothing borrowed from it outlives it.
+        unsafe { libc::munmap(self.start.as_ptr(), self.length * mem::size_of::<T>()) };
+    }
+}
+
+fn plain<T: Plain, const N: usize>(bytes: [u8; N]) -> T {
+    assert_eq!(N, mem::size_of::<T>());
+    // SAFETY: there are as many bytes as the value has, and any are valid.
+    unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) }
+}
+
+fn entries<K: Plain + Eq + Hash, V: Plain, const KEY: usize, const VALUE: usize>(path: &Path) -> HashMap<K, V> {
+    let map = Map::HashMap(MapData::from_pin(path).expect("the map is pinned"));
+    let map: KernelMap<_, [u8; KEY], [u8; VALUE]> = map.try_into().expect("a hash map of such keys and values");
+    map.iter()
+        .map(|entry| entry.expect("nobody changes the map meanwhile"))
+        .map(|(key, value)| (plain(key), plain(value)))
+        .collect()
+}
+
+/// What the programs read but never write.
+#[derive(Debug)]
+pub struct Tables {
+    /// The node.
+    pub config: Shared<NodeConfig>,
+    /// The choice tables.
+    pub choices: Shared<ChoiceLine>,
+    /// The backends.
+    pub backends: Shared<Backend>,
+    /// The IPv4 flows.
+    pub flows_v4: Shared<BucketV4>,
+    /// The IPv6 flows.
+    pub flows_v6: Shared<BucketV6>,
+    /// IPv4's source NAT.
+    pub source_nat_v4: Shared<BucketV4>,
+    /// IPv6's source NAT.
+    pub source_nat_v6: Shared<BucketV6>,
+    /// IPv4's services, as they were at the last [`Self::reread`].
+    pub services_v4: HashMap<ServiceKey<V4>, ServiceEntry>,
+    /// IPv6's services.
+    pub services_v6: HashMap<ServiceKey<V6>, ServiceEntry>,
+    /// The node's pods by IPv4 address.
+    pub pods_v4: HashMap<V4, PodEntry>,
+    /// The node's pods by IPv6 address.
+    pub pods_v6: HashMap<V6, PodEntry>,
+}
+
+impl Tables {
+    /// The maps that are pinned in a folder, whose sizes are as in a configuration.
+    pub fn open(pins: &Path, capacity: &portolan_dataplane::Capacity) -> Self {
+        let slots = portolan_abi::flow::SLOTS;
+        let at = |name: &str| pins.join(name);
+        let mut tables = Self {
+            config: Shared::open(&at("CONFIG"), 1),
+            choices: Shared::open(&at("CHOICES"), capacity.choice_lines),
+            backends: Shared::open(&at("BACKENDS"), capacity.backends),
+            flows_v4: Shared::open(&at("FLOWS_V4"), capacity.flows_v4 / slots),
+            flows_v6: Shared::open(&at("FLOWS_V6"), capacity.flows_v6 / slots),
+            source_nat_v4: Shared::open(&at("SNAT_V4"), portolan_abi::source_nat::BUCKETS),
+            source_nat_v6: Shared::open(&at("SNAT_V6"), portolan_abi::source_nat::BUCKETS),
+            services_v4: HashMap::new(),
+            services_v6: HashMap::new(),
+            pods_v4: HashMap::new(),
+            pods_v6: HashMap::new(),
+        };
+        tables.reread(pins);
+        tables
+    }
+
+    /// Copies the hash maps again, after a change of services or pods.
+    pub fn reread(&mut self, pins: &Path) {
+        let at = |name: &str| pins.join(name);
+        self.services_v4 = entries::<_, _, 12, 64>(&at("SERVICES_V4"));
+        self.services_v6 = entries::<_, _, 24, 64>(&at("SERVICES_V6"));
+        self.pods_v4 = entries::<_, _, 4, 16>(&at("PODS_V4"));
+        self.pods_v6 = entries::<_, _, 16, 16>(&at("PODS_V6"));
+    }
+}
