@@ -17,6 +17,9 @@ use crate::{
 
 /// Which tests to run.
 #[derive(Args)]
+#[command(after_help = "\
+The kernel tests throw 200,000 random packets at the programs and at a model of them. For a long run set
+PORTOLAN_DIFFERENTIAL_PACKETS=10000000; PORTOLAN_DIFFERENTIAL_SEED repeats the run that a failure names.")]
 pub struct Options {
     /// The kinds to run; unless told otherwise unit, kernel and e2e
     #[arg(value_enum)]

@@ -86,20 +86,44 @@ fn text(mac: [u8; 6]) -> String {
 
 impl Bench {
     /// Runs a function on a thread in the namespace, with the bench in it. Services are for the caller to make.
-    pub fn run<T: Send>(configure: impl FnOnce(&mut portolan_dataplane::Config) + Send, function: impl FnOnce(Self) -> T + Send) -> T {
+    pub fn run<T: Send>(
+        configure: impl FnOnce(&mut portolan_dataplane::Config) + Send,
+        function: impl FnOnce(Self) -> T + Send,
+    ) -> T {
         let netns = Netns::new("bench");
-        for (name, far, mac) in [("eth0", "far0", NODE_MAC), ("ptlclient", "far1", CLIENT_MACS[1]), ("ptllocal", "far2", LOCAL_MACS[1])] {
-            netns.ip(&format!("link add {name} address {} type veth peer name {far}", text(mac)));
+        for (name, far, mac) in [
+            ("eth0", "far0", NODE_MAC),
+            ("ptlclient", "far1", CLIENT_MACS[1]),
+            ("ptllocal", "far2", LOCAL_MACS[1]),
+        ] {
+            netns.ip(&format!(
+                "link add {name} address {} type veth peer name {far}",
+                text(mac)
+            ));
             netns.ip(&format!("link set {name} up"));
             netns.ip(&format!("link set {far} up"));
         }
         for family in 0..2 {
-            netns.ip(&format!("address add {}/{} dev eth0 nodad", NODE[family], [24, 64][family]));
-            for (at, mac) in [(GATEWAY[family], GATEWAY_MAC), (lab::OTHER[family], OTHER_MAC)] {
-                netns.ip(&format!("neighbour add {at} lladdr {} dev eth0 nud permanent", text(mac)));
+            netns.ip(&format!(
+                "address add {}/{} dev eth0 nodad",
+                NODE[family],
+                [24, 64][family]
+            ));
+            for (at, mac) in [
+                (GATEWAY[family], GATEWAY_MAC),
+                (lab::OTHER[family], OTHER_MAC),
+            ] {
+                netns.ip(&format!(
+                    "neighbour add {at} lladdr {} dev eth0 nud permanent",
+                    text(mac)
+                ));
             }
             netns.ip(&format!("route add default via {}", GATEWAY[family]));
-            netns.ip(&format!("route add {} via {}", ["10.244.2.0/24", "fd00:244:2::/64"][family], lab::OTHER[family]));
+            netns.ip(&format!(
+                "route add {} via {}",
+                ["10.244.2.0/24", "fd00:244:2::/64"][family],
+                lab::OTHER[family]
+            ));
             netns.ip(&format!("route add {} dev ptlclient", CLIENT[family]));
             netns.ip(&format!("route add {} dev ptllocal", LOCAL[family]));
         }
@@ -108,14 +132,34 @@ impl Bench {
             let mut config = lab::config(&pins, Transmit::Always);
             configure(&mut config);
             let mut dataplane = Dataplane::open(config).expect("the dataplane opens");
-            dataplane.attach_uplink("eth0").expect("the uplink is there");
-            for (pod_mac, name, addresses) in [(CLIENT_MACS[0], "ptlclient", CLIENT), (LOCAL_MACS[0], "ptllocal", LOCAL)] {
-                let pod = portolan_dataplane::PodInterface { pod_mac, ..lab::pod(name, addresses) };
-                dataplane.attach_pod(&pod).expect("the pod is there");
-            }
+            dataplane
+                .attach_uplink("eth0")
+                .expect("the uplink is there");
             let names = ["eth0", "ptlclient", "ptllocal"];
-            let interfaces = names.map(|name| nix::net::if_::if_nametoindex(name).expect("it is there"));
-            function(Self { dataplane, pins, interfaces })
+            let interfaces =
+                names.map(|name| nix::net::if_::if_nametoindex(name).expect("it is there"));
+            let mut bench = Self {
+                dataplane,
+                pins,
+                interfaces,
+            };
+            bench.attach_pods().expect("the pods are there");
+            function(bench)
+        })
+    }
+
+    /// Attaches both pods, unless they are.
+    pub fn attach_pods(&mut self) -> Result<(), portolan_dataplane::Error> {
+        let pods = [
+            (CLIENT_MACS[0], "ptlclient", CLIENT),
+            (LOCAL_MACS[0], "ptllocal", LOCAL),
+        ];
+        pods.into_iter().try_for_each(|(pod_mac, name, addresses)| {
+            self.dataplane
+                .attach_pod(&portolan_dataplane::PodInterface {
+                    pod_mac,
+                    ..lab::pod(name, addresses)
+                })
         })
     }
 
@@ -127,23 +171,38 @@ impl Bench {
     /// Makes every service of [`SERVICES`] for a protocol.
     pub fn serve(&mut self, protocol: Protocol) {
         for (behind, port) in SERVICES {
-            self.dataplane.upsert(&service(protocol, behind, port)).expect("a valid service");
+            self.dataplane
+                .upsert(&service(protocol, behind, port))
+                .expect("a valid service");
         }
     }
 }
 
 /// One of [`SERVICES`], at cluster, external and load balancer's addresses and at a node port.
 pub fn service(protocol: Protocol, behind: Behind, port: u16) -> Service {
-    let at = |addresses: [&str; 2], scope| addresses.map(|text| Frontend::Address { address: address(text), port, scope });
-    let backends = |addresses: [&str; 2], locality| -> Vec<Backend> { addresses.map(|at| backend(at, locality)).to_vec() };
-    let mut service = Service::new(ServiceName(format!("bench/{behind:?}/{protocol:?}")), protocol);
+    let at = |addresses: [&str; 2], scope| {
+        addresses.map(|text| Frontend::Address {
+            address: address(text),
+            port,
+            scope,
+        })
+    };
+    let backends = |addresses: [&str; 2], locality| -> Vec<Backend> {
+        addresses.map(|at| backend(at, locality)).to_vec()
+    };
+    let mut service = Service::new(
+        ServiceName(format!("bench/{behind:?}/{protocol:?}")),
+        protocol,
+    );
     service.frontends = [
         at(lab::CLUSTER, Scope::Cluster),
         at(EXTERNAL, Scope::External),
         at(BALANCER, Scope::LoadBalancer),
     ]
     .concat();
-    service.frontends.push(Frontend::NodePort { port: NODE_PORTS + port });
+    service.frontends.push(Frontend::NodePort {
+        port: NODE_PORTS + port,
+    });
     service.backends = match behind {
         Behind::Local => backends(LOCAL, Locality::Node),
         Behind::Remote | Behind::OutOfReach => backends(REMOTE, Locality::Elsewhere),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 pub mod bench;
+pub mod generator;
 pub mod lab;
 pub mod model;
 pub mod netns;

@@ -1,10 +1,14 @@
 //! The model of the kernel programs: the same decisions of portolan-abi over plain memory, with what the programs do
 //! around them (verdicts, rewriting, counting) written down a second time.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use portolan_abi::{
-    address::{Address, V4, V6},
+    address::{V4, V6},
     backend::{Backend, delivery},
     bytes::{Be16, Be32},
     checksum,
@@ -39,8 +43,8 @@ pub const XDP_PASS: i32 = 2;
 /// Out of the interface that it came in by.
 pub const XDP_TX: i32 = 3;
 
-/// The MAC addresses of the next hop to an address of words, if XDP may send there: as the kernel's routing would say.
-pub type NextHop = fn([u64; 2], bool) -> Option<[[u8; 6]; 2]>;
+/// The MAC addresses of the next hop to an address, if XDP may send there: as the kernel's routing would say.
+pub type NextHop = fn(IpAddr) -> Option<[[u8; 6]; 2]>;
 
 /// A flow table of the model's own.
 #[derive(Debug)]
@@ -63,33 +67,13 @@ impl Flows {
     /// Takes over what the programs' table says.
     pub fn copy<T: super::tables::Plain>(&self, table: &Shared<T>) {
         for (mine, theirs) in self.words.iter().zip(table.words()) {
-            mine.set(theirs.load(std::sync::atomic::Ordering::Relaxed));
+            mine.set(theirs.load(Ordering::Relaxed));
         }
     }
 
     fn bucket(&self, index: usize) -> Option<&[Cell<u64>]> {
-        self.words.get(index * self.stride..(index + 1) * self.stride)
-    }
-
-    /// All of it by words.
-    pub fn words(&self) -> &[Cell<u64>] {
-        &self.words
-    }
-
-    /// The first bucket of some that differs from the programs'.
-    pub fn difference<T: super::tables::Plain>(
-        &self,
-        table: &Shared<T>,
-        mut buckets: impl Iterator<Item = usize>,
-    ) -> Option<usize> {
-        let theirs = table.words();
-        buckets.find(|index| {
-            let range = index * self.stride..(index + 1) * self.stride;
-            self.words[range.clone()]
-                .iter()
-                .zip(&theirs[range])
-                .any(|(mine, theirs)| mine.get() != theirs.load(std::sync::atomic::Ordering::Relaxed))
-        })
+        self.words
+            .get(index * self.stride..(index + 1) * self.stride)
     }
 
     /// How many buckets there are.
@@ -224,20 +208,66 @@ impl Model {
     /// The first bucket that differs from the programs', of all or of those that the last packet looked at: which
     /// table, which bucket.
     pub fn difference(&self, all: bool) -> Option<(usize, usize)> {
-        let touched = self.touched.borrow();
-        (0..4).find_map(|table| {
-            let flows = &self.flows[table];
-            let some = touched.iter().filter(|(of, _)| *of == table).map(|(_, bucket)| *bucket);
-            let buckets: Vec<usize> = if all { (0..flows.len()).collect() } else { some.collect() };
-            let buckets = buckets.into_iter();
-            let differs = match table {
-                0 => flows.difference(&self.tables.flows_v4, buckets),
-                1 => flows.difference(&self.tables.flows_v6, buckets),
-                2 => flows.difference(&self.tables.source_nat_v4, buckets),
-                _ => flows.difference(&self.tables.source_nat_v6, buckets),
-            };
-            differs.map(|bucket| (table, bucket))
-        })
+        let differs = |(table, bucket): &(usize, usize)| {
+            let flows = &self.flows[*table];
+            let range = bucket * flows.stride..(bucket + 1) * flows.stride;
+            let mut pairs = flows.words[range.clone()]
+                .iter()
+                .zip(&self.theirs(*table)[range]);
+            pairs.any(|(mine, theirs)| mine.get() != theirs.load(Ordering::Relaxed))
+        };
+        if all {
+            let buckets = (0..4)
+                .flat_map(|table| (0..self.flows[table].len()).map(move |bucket| (table, bucket)));
+            buckets.into_iter().find(differs)
+        } else {
+            self.touched
+                .borrow()
+                .iter()
+                .find(|place| differs(place))
+                .copied()
+        }
+    }
+
+    /// Changes the meta words of a bucket, in the model and in the programs' tables.
+    pub fn change_metas(&self, table: usize, bucket: usize, change: impl Fn(Meta) -> Meta) {
+        let flows = &self.flows[table];
+        let (slot, meta) = if flows.stride == 16 { (2, 1) } else { (8, 0) };
+        for word in (bucket * flows.stride + meta..(bucket + 1) * flows.stride).step_by(slot) {
+            let old = Meta(flows.words[word].get());
+            if old.0 != 0 {
+                flows.words[word].set(change(old).0);
+                self.theirs(table)[word].store(change(old).0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn theirs(&self, table: usize) -> &[AtomicU64] {
+        match table {
+            0 => self.tables.flows_v4.words(),
+            1 => self.tables.flows_v6.words(),
+            2 => self.tables.source_nat_v4.words(),
+            _ => self.tables.source_nat_v6.words(),
+        }
+    }
+
+    /// A bucket's words in the program's table and in the model's, for people.
+    pub fn describe(&self, table: usize, bucket: usize) -> String {
+        let flows = &self.flows[table];
+        let range = bucket * flows.stride..(bucket + 1) * flows.stride;
+        let pairs = self.theirs(table)[range.clone()]
+            .iter()
+            .zip(&flows.words[range]);
+        let lines: Vec<String> = pairs
+            .map(|(theirs, mine)| (theirs.load(Ordering::Relaxed), mine.get()))
+            .map(|(theirs, mine)| {
+                format!(
+                    "    {theirs:016x} {mine:016x} {}",
+                    if theirs == mine { "" } else { "<-" }
+                )
+            })
+            .collect();
+        lines.join("\n")
     }
 
     /// What the program of a name does: its verdict, and the packet as it leaves it.
@@ -274,7 +304,9 @@ impl Model {
 
     fn opened(&self, outcome: Outcome, backend: &Backend) {
         if outcome.is_opened() {
-            self.count(backend.service, |count| count.flows[usize::from(backend.class.min(2))] += 1);
+            self.count(backend.service, |count| {
+                count.flows[usize::from(backend.class.min(2))] += 1
+            });
         }
         if outcome.event() != 0 {
             self.event(outcome.event() - 1);
@@ -319,7 +351,12 @@ impl Model {
                 if let Some(backend) = self.backend(outcome.number()) {
                     self.forwarded(backend, packet.length);
                 }
-                change(frame, &packet, &rewrite, [rewrite.addresses(&packet), rewrite.ports(&packet)]);
+                change(
+                    frame,
+                    &packet,
+                    &rewrite,
+                    [rewrite.addresses(&packet), rewrite.ports(&packet)],
+                );
                 match A::pod(&self.tables, rewrite.destination) {
                     Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
                     None if self.config().uplink != 0 => TC_REDIRECT,
@@ -339,14 +376,22 @@ impl Model {
                 self.dropped(outcome.reason());
                 TC_DROP
             }
-            Action::Pass | Action::Unknown | Action::Rechoose => match A::pod(&self.tables, packet.destination) {
-                Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
-                None => TC_PASS,
-            },
+            Action::Pass | Action::Unknown | Action::Rechoose => {
+                match A::pod(&self.tables, packet.destination) {
+                    Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
+                    None => TC_PASS,
+                }
+            }
         }
     }
 
-    fn to_backend<A: Family>(&self, frame: &mut [u8], packet: &Packet<A>, outcome: Outcome, mut rewrite: Rewrite<A>) -> i32
+    fn to_backend<A: Family>(
+        &self,
+        frame: &mut [u8],
+        packet: &Packet<A>,
+        outcome: Outcome,
+        mut rewrite: Rewrite<A>,
+    ) -> i32
     where
         for<'a> &'a Self: Stages<A>,
     {
@@ -355,8 +400,18 @@ impl Model {
         };
         self.opened(outcome, backend);
         self.forwarded(backend, packet.length);
-        rewrite.to_backend(packet, backend, outcome.port(), A::node_address(self.config()));
-        change(frame, packet, &rewrite, [rewrite.addresses(packet), rewrite.ports(packet)]);
+        rewrite.to_backend(
+            packet,
+            backend,
+            outcome.port(),
+            A::node_address(self.config()),
+        );
+        change(
+            frame,
+            packet,
+            &rewrite,
+            [rewrite.addresses(packet), rewrite.ports(packet)],
+        );
         match backend.delivery {
             delivery::PEER => to_pod(frame, [backend.pod_mac, backend.host_mac]),
             delivery::NEIGHBOUR if self.config().uplink != 0 => TC_REDIRECT,
@@ -393,7 +448,12 @@ impl Model {
                     return XDP_PASS;
                 };
                 self.opened(outcome, backend);
-                rewrite.to_backend(&packet, backend, outcome.port(), A::node_address(self.config()));
+                rewrite.to_backend(
+                    &packet,
+                    backend,
+                    outcome.port(),
+                    A::node_address(self.config()),
+                );
                 self.transmit(frame, &packet, &rewrite, outcome.number())
             }
             Action::Reply if A::pod(&self.tables, rewrite.destination).is_none() => {
@@ -414,12 +474,23 @@ impl Model {
         }
     }
 
-    fn transmit<A: Family>(&self, frame: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>, backend: u32) -> i32 {
-        let Some(hop) = (self.next_hop)(rewrite.destination.words(), A::IS_V6) else {
+    fn transmit<A: Family>(
+        &self,
+        frame: &mut [u8],
+        packet: &Packet<A>,
+        rewrite: &Rewrite<A>,
+        backend: u32,
+    ) -> i32 {
+        let Some(hop) = (self.next_hop)(rewrite.destination.ip()) else {
             return XDP_PASS;
         };
         let whole = rewrite.addresses(packet).and(rewrite.ports(packet));
-        change(frame, packet, rewrite, [rewrite.addresses(packet), checksum::Difference::NONE]);
+        change(
+            frame,
+            packet,
+            rewrite,
+            [rewrite.addresses(packet), checksum::Difference::NONE],
+        );
         // By one difference, not two as the helpers for socket buffers do it: zero has two forms.
         let at = packet.transport + sum_offset(packet.protocol);
         let sum = if packet.protocol == protocol::TCP {
@@ -450,7 +521,12 @@ fn sum_offset(number: u8) -> usize {
 }
 
 /// Rewrites a packet; the transport's checksum by one difference after the other.
-fn change<A: Family>(frame: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>, sums: [checksum::Difference; 2]) {
+fn change<A: Family>(
+    frame: &mut [u8],
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    sums: [checksum::Difference; 2],
+) {
     let at = packet.transport + sum_offset(packet.protocol);
     let mut sum = packet.checksum;
     for difference in sums {
@@ -466,12 +542,19 @@ fn change<A: Family>(frame: &mut [u8], packet: &Packet<A>, rewrite: &Rewrite<A>,
         let header = checksum::apply(Be16(header), rewrite.addresses(packet));
         put(frame, field::V4_CHECKSUM, &header.0.to_ne_bytes());
     }
-    let (first, size) = if A::IS_V6 { (field::V6_SOURCE, 16) } else { (field::V4_SOURCE, 4) };
+    let (first, size) = if A::IS_V6 {
+        (field::V6_SOURCE, 16)
+    } else {
+        (field::V4_SOURCE, 4)
+    };
     for (at, address) in [(first, rewrite.source), (first + size, rewrite.destination)] {
         let words = address.words().map(u64::to_ne_bytes).concat();
         put(frame, at, &words[..size]);
     }
-    let ports = [rewrite.source_port.0.to_ne_bytes(), rewrite.destination_port.0.to_ne_bytes()];
+    let ports = [
+        rewrite.source_port.0.to_ne_bytes(),
+        rewrite.destination_port.0.to_ne_bytes(),
+    ];
     put(frame, packet.transport, &ports.concat());
 }
 
@@ -493,7 +576,11 @@ fn to_pod(frame: &mut [u8], macs: [[u8; 6]; 2]) -> i32 {
 fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) {
     let mut answer = [0; refusal::LONGEST];
     refusal::answer(frame.as_slice(), packet, &mut answer).expect("the packet has been parsed");
-    let length = if packet.protocol == protocol::TCP { A::RESET } else { A::UNREACHABLE };
+    let length = if packet.protocol == protocol::TCP {
+        A::RESET
+    } else {
+        A::UNREACHABLE
+    };
     *frame = answer[..length].to_vec();
 }
 
@@ -501,6 +588,8 @@ fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) {
 pub trait Family: ParseAddress + Refuse {
     /// Its source NAT address.
     fn node_address(config: &config::NodeConfig) -> Self;
+    /// An address as the standard library has it.
+    fn ip(self) -> IpAddr;
     /// The pod of an address.
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry>;
 }
@@ -508,6 +597,10 @@ pub trait Family: ParseAddress + Refuse {
 impl Family for V4 {
     fn node_address(config: &config::NodeConfig) -> Self {
         config.node_v4
+    }
+
+    fn ip(self) -> IpAddr {
+        self.octets().into()
     }
 
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
@@ -518,6 +611,10 @@ impl Family for V4 {
 impl Family for V6 {
     fn node_address(config: &config::NodeConfig) -> Self {
         config.node_v6
+    }
+
+    fn ip(self) -> IpAddr {
+        self.octets().into()
     }
 
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {

@@ -95,7 +95,11 @@ impl Packet {
     /// A frame between the same ends with an ICMP message, whose checksum is computed.
     pub fn around_icmp(&self, mut message: Vec<u8>) -> Vec<u8> {
         let is_v4 = self.source.0.is_ipv4();
-        let number = if is_v4 { protocol::ICMP } else { protocol::ICMPV6 };
+        let number = if is_v4 {
+            protocol::ICMP
+        } else {
+            protocol::ICMPV6
+        };
         message[2..4].fill(0);
         let sum = if is_v4 {
             !checksum::fold(checksum::sum(&message))
@@ -196,12 +200,18 @@ fn short(length: usize) -> u16 {
 pub fn transport_sum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
     let length = short(bytes.len());
     let pseudo = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            pseudo(v4(source.octets()), v4(destination.octets()), protocol, length)
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            pseudo(v6(source.octets()), v6(destination.octets()), protocol, length)
-        }
+        (IpAddr::V4(source), IpAddr::V4(destination)) => pseudo(
+            v4(source.octets()),
+            v4(destination.octets()),
+            protocol,
+            length,
+        ),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => pseudo(
+            v6(source.octets()),
+            v6(destination.octets()),
+            protocol,
+            length,
+        ),
         _ => panic!("a packet has addresses of one family"),
     };
     !checksum::fold(pseudo + checksum::sum(bytes))

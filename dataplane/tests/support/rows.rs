@@ -77,7 +77,12 @@ pub struct Step {
 impl Step {
     /// A packet that comes out changed.
     pub fn new(program: &'static str, packet: Packet, verdict: i32, expected: Frame) -> Self {
-        Self { program, frame: packet.into(), verdict, expected }
+        Self {
+            program,
+            frame: packet.into(),
+            verdict,
+            expected,
+        }
     }
 
     /// A packet that comes out as it went in.
@@ -102,12 +107,23 @@ impl Row {
         for (number, step) in (1..).zip(&self.steps) {
             let sent = step.frame.bytes(given);
             let interface = bench.interface_of(step.program);
-            let run = bench.dataplane.run(step.program, &sent, interface).expect("the program runs");
+            let run = bench
+                .dataplane
+                .run(step.program, &sent, interface)
+                .expect("the program runs");
             if step.expected.gives_port() && given == GIVEN {
-                let at = if sent[12..14] == [8, 0] { 14 + usize::from(sent[14] & 0xf) * 4 } else { 54 };
+                let at = if sent[12..14] == [8, 0] {
+                    14 + usize::from(sent[14] & 0xf) * 4
+                } else {
+                    54
+                };
                 given = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
                 if given < portolan_abi::source_nat::FIRST_PORT {
-                    return Some(format!("{}, step {number}: port {given} is none of source NAT's\n    {}", self.name, dump(&run.packet)));
+                    return Some(format!(
+                        "{}, step {number}: port {given} is none of source NAT's\n    {}",
+                        self.name,
+                        dump(&run.packet)
+                    ));
                 }
             }
             let expected = step.expected.bytes(given);
@@ -144,11 +160,21 @@ pub fn refusal(packet: &Packet) -> Frame {
         ..packet.reversed()
     };
     if packet.protocol == protocol::TCP {
-        let occupied = packet.payload.len() + usize::from(packet.flags & tcp::SYN != 0) + usize::from(packet.flags & tcp::FIN != 0);
+        let occupied = packet.payload.len()
+            + usize::from(packet.flags & tcp::SYN != 0)
+            + usize::from(packet.flags & tcp::FIN != 0);
         let occupied = u32::try_from(occupied).expect("a packet's length");
         let acknowledged = packet.flags & tcp::ACK != 0;
-        answer.flags = if acknowledged { tcp::RST } else { tcp::RST | tcp::ACK };
-        answer.numbers = if acknowledged { [packet.numbers[1], 0] } else { [0, packet.numbers[0] + occupied] };
+        answer.flags = if acknowledged {
+            tcp::RST
+        } else {
+            tcp::RST | tcp::ACK
+        };
+        answer.numbers = if acknowledged {
+            [packet.numbers[1], 0]
+        } else {
+            [0, packet.numbers[0] + occupied]
+        };
         answer.window = 0;
         return answer.into();
     }
@@ -160,7 +186,12 @@ pub fn refusal(packet: &Packet) -> Frame {
 /// What an ICMP error of ours quotes of a packet: its header as if it had just been sent, and the transport's first
 /// eight bytes.
 pub fn quote(packet: &Packet) -> Vec<u8> {
-    let sent = Packet { id: 0, hops: 64, options: Vec::new(), ..packet.clone() };
+    let sent = Packet {
+        id: 0,
+        hops: 64,
+        options: Vec::new(),
+        ..packet.clone()
+    };
     let mut quoted = sent.network(sent.protocol, &sent.transport());
     quoted.truncate(if packet.source.0.is_ipv4() { 28 } else { 48 });
     quoted

@@ -2,16 +2,24 @@
 //! maps as copies.
 
 use std::{
-    collections::HashMap, hash::Hash, marker::PhantomData, mem, os::fd::{AsFd, AsRawFd}, path::Path, ptr::{self, NonNull}, slice,
+    collections::HashMap,
+    hash::Hash,
+    marker::PhantomData,
+    mem,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    ptr::{self, NonNull},
+    slice,
     sync::atomic::AtomicU64,
 };
 
-use aya::maps::{HashMap as KernelMap, Map, MapData};
+use aya::maps::{HashMap as KernelMap, Map, MapData, PerCpuArray};
 use portolan_abi::{
     address::{V4, V6},
     backend::Backend,
     choice::ChoiceLine,
     config::NodeConfig,
+    counters::ServiceCount,
     flow::{BucketV4, BucketV6},
     pod::PodEntry,
     service::{ServiceEntry, ServiceKey},
@@ -33,7 +41,18 @@ macro_rules! plain {
 }
 
 plain!(
-    Backend, BucketV4, BucketV6, ChoiceLine, NodeConfig, PodEntry, ServiceEntry, ServiceKey<V4>, ServiceKey<V6>, V4, V6
+    Backend,
+    BucketV4,
+    BucketV6,
+    ChoiceLine,
+    NodeConfig,
+    PodEntry,
+    ServiceCount,
+    ServiceEntry,
+    ServiceKey<V4>,
+    ServiceKey<V6>,
+    V4,
+    V6
 );
 
 /// An array map's values, shared with the kernel.
@@ -52,10 +71,20 @@ impl<T: Plain> Shared<T> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let fd = data.fd().as_fd().as_raw_fd();
         // SAFETY: a new mapping of the kernel's choosing.
-        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd, 0) };
-        assert_ne!(start, libc::MAP_FAILED, "{} cannot be mapped", path.display());
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd, 0) };
+        assert_ne!(
+            start,
+            libc::MAP_FAILED,
+            "{} cannot be mapped",
+            path.display()
+        );
         let start = NonNull::new(start).expect("the kernel maps nothing at zero");
-        Self { start, length, values: PhantomData }
+        Self {
+            start,
+            length,
+            values: PhantomData,
+        }
     }
 
     /// How many values there are.
@@ -72,7 +101,12 @@ impl<T: Plain> Shared<T> {
     /// All of it by words.
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the words are within the mapping.
-        unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.length * mem::size_of::<T>() / 8) }
+        unsafe {
+            slice::from_raw_parts(
+                self.start.as_ptr().cast(),
+                self.length * mem::size_of::<T>() / 8,
+            )
+        }
     }
 }
 
@@ -89,9 +123,12 @@ fn plain<T: Plain, const N: usize>(bytes: [u8; N]) -> T {
     unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) }
 }
 
-fn entries<K: Plain + Eq + Hash, V: Plain, const KEY: usize, const VALUE: usize>(path: &Path) -> HashMap<K, V> {
+fn entries<K: Plain + Eq + Hash, V: Plain, const KEY: usize, const VALUE: usize>(
+    path: &Path,
+) -> HashMap<K, V> {
     let map = Map::HashMap(MapData::from_pin(path).expect("the map is pinned"));
-    let map: KernelMap<_, [u8; KEY], [u8; VALUE]> = map.try_into().expect("a hash map of such keys and values");
+    let map: KernelMap<_, [u8; KEY], [u8; VALUE]> =
+        map.try_into().expect("a hash map of such keys and values");
     map.iter()
         .map(|entry| entry.expect("nobody changes the map meanwhile"))
         .map(|(key, value)| (plain(key), plain(value)))
@@ -155,4 +192,39 @@ impl Tables {
         self.pods_v4 = entries::<_, _, 4, 16>(&at("PODS_V4"));
         self.pods_v6 = entries::<_, _, 16, 16>(&at("PODS_V6"));
     }
+}
+
+/// What all CPUs counted, by service id.
+pub fn counts(pins: &Path) -> Vec<ServiceCount> {
+    let map = Map::PerCpuArray(MapData::from_pin(pins.join("COUNTS")).expect("the map is pinned"));
+    let map: PerCpuArray<_, [u8; 48]> = map.try_into().expect("an array of such values");
+    map.iter()
+        .map(|values| {
+            let values = values.expect("an array has all its values");
+            values
+                .iter()
+                .fold(ServiceCount::default(), |mut sum, bytes| {
+                    let count: ServiceCount = plain(*bytes);
+                    for (sum, flows) in sum.flows.iter_mut().zip(count.flows) {
+                        *sum += flows;
+                    }
+                    sum.refused += count.refused;
+                    sum.packets += count.packets;
+                    sum.bytes += count.bytes;
+                    sum
+                })
+        })
+        .collect()
+}
+
+/// Nanoseconds of the clock that the programs read.
+pub fn coarse_now() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the structure is valid for writes.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    let seconds = u64::try_from(now.tv_sec).expect("a machine's uptime");
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).expect("below a second")
 }
