@@ -204,7 +204,7 @@ impl Pair {
             };
             match done {
                 Ok(()) | Err(Error::FrontendTaken { .. }) => {}
-                Err(error) => panic!("seed {}: {error}", self.seed),
+                Err(error) => panic!("seed {}: {error}: {error:?}", self.seed),
             }
         }
         let pins = self.bench.pins.pins();

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod generator;
 pub mod lab;
+pub mod memory;
 pub mod model;
 pub mod netns;
 pub mod packet;

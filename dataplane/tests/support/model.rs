@@ -10,13 +10,13 @@ use std::{
 use portolan_abi::{
     address::{V4, V6},
     backend::{Backend, delivery},
-    bytes::{Be16, Be32},
+    bytes::Be16,
     checksum,
     choice::Place,
     config,
-    counters::ServiceCount,
+    counters::{ClassCount, ServiceCount},
     drop_reason::{DropReason, Event},
-    flow::{Bucket, Meta, SlotV4},
+    flow::Meta,
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, Packet, ParseAddress, field},
     pod::PodEntry,
@@ -26,9 +26,13 @@ use portolan_abi::{
     route::route,
     service::{ServiceEntry, ServiceKey},
     tables::{Hook, Stages},
+    tcp,
 };
 
-use super::tables::{Shared, Tables};
+use super::{
+    memory::{Flows, View, View6},
+    tables::Tables,
+};
 
 /// The next program, then the stack.
 pub const TC_PASS: i32 = -1;
@@ -45,116 +49,6 @@ pub const XDP_TX: i32 = 3;
 
 /// The MAC addresses of the next hop to an address, if XDP may send there: as the kernel's routing would say.
 pub type NextHop = fn(IpAddr) -> Option<[[u8; 6]; 2]>;
-
-/// A flow table of the model's own.
-#[derive(Debug)]
-pub struct Flows {
-    words: Vec<Cell<u64>>,
-    /// Words of a bucket.
-    stride: usize,
-}
-
-impl Flows {
-    fn of<T: super::tables::Plain>(table: &Shared<T>) -> Self {
-        let flows = Self {
-            words: table.words().iter().map(|_| Cell::new(0)).collect(),
-            stride: size_of::<T>() / 8,
-        };
-        flows.copy(table);
-        flows
-    }
-
-    /// Takes over what the programs' table says.
-    pub fn copy<T: super::tables::Plain>(&self, table: &Shared<T>) {
-        for (mine, theirs) in self.words.iter().zip(table.words()) {
-            mine.set(theirs.load(Ordering::Relaxed));
-        }
-    }
-
-    fn bucket(&self, index: usize) -> Option<&[Cell<u64>]> {
-        self.words
-            .get(index * self.stride..(index + 1) * self.stride)
-    }
-
-    /// How many buckets there are.
-    pub fn len(&self) -> usize {
-        self.words.len() / self.stride
-    }
-}
-
-/// A bucket of a family, `META` words into each slot of `WORDS` words.
-#[derive(Clone, Copy)]
-pub struct View<'a>(&'a [Cell<u64>]);
-
-macro_rules! meta_at {
-    ($words:literal, $meta:literal) => {
-        fn meta(&self, slot: u32) -> Meta {
-            Meta(self.0[slot as usize * $words + $meta].get())
-        }
-
-        fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
-            let is = self.meta(slot) == old;
-            if is {
-                self.publish(slot, new);
-            }
-            is
-        }
-
-        fn try_lock(&self) -> bool {
-            let meta = self.meta(0);
-            self.publish(0, Meta(meta.0 | Meta::LOCK));
-            meta.0 & Meta::LOCK == 0
-        }
-
-        fn unlock(&self) {
-            self.publish(0, self.meta(0).unlocked());
-        }
-
-        fn publish(&self, slot: u32, meta: Meta) {
-            self.0[slot as usize * $words + $meta].set(meta.0);
-        }
-    };
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
-impl Bucket<V4> for View<'_> {
-    meta_at!(2, 1);
-
-    fn client(&self, slot: u32) -> V4 {
-        V4(Be32(self.0[slot as usize * 2].get() as u32))
-    }
-
-    fn frontend(&self, slot: u32) -> V4 {
-        V4(Be32((self.0[slot as usize * 2].get() >> 32) as u32))
-    }
-
-    fn write(&self, slot: u32, client: V4, frontend: V4) {
-        self.0[slot as usize * 2].set(SlotV4::addresses(client, frontend));
-    }
-}
-
-/// [`View`] for IPv6.
-#[derive(Clone, Copy)]
-pub struct View6<'a>(&'a [Cell<u64>]);
-
-impl Bucket<V6> for View6<'_> {
-    meta_at!(8, 0);
-
-    fn client(&self, slot: u32) -> V6 {
-        V6([1, 2].map(|word| self.0[slot as usize * 8 + word].get()))
-    }
-
-    fn frontend(&self, slot: u32) -> V6 {
-        V6([3, 4].map(|word| self.0[slot as usize * 8 + word].get()))
-    }
-
-    fn write(&self, slot: u32, client: V6, frontend: V6) {
-        let words = client.0.into_iter().chain(frontend.0);
-        for (at, word) in (1..).zip(words) {
-            self.0[slot as usize * 8 + at].set(word);
-        }
-    }
-}
 
 /// The model.
 #[derive(Debug)]
@@ -302,21 +196,25 @@ impl Model {
         }
     }
 
+    fn of_class(&self, backend: &Backend, change: impl FnOnce(&mut ClassCount)) {
+        let class = usize::from(backend.class.min(2));
+        self.count(backend.service, |count| change(&mut count.classes[class]));
+    }
+
     fn opened(&self, outcome: Outcome, backend: &Backend) {
         if outcome.is_opened() {
-            self.count(backend.service, |count| {
-                count.flows[usize::from(backend.class.min(2))] += 1
-            });
+            self.of_class(backend, |count| count.flows += 1);
         }
         if outcome.event() != 0 {
             self.event(outcome.event() - 1);
         }
     }
 
-    fn forwarded(&self, backend: &Backend, bytes: u32) {
-        self.count(backend.service, |count| {
+    fn forwarded<A>(&self, backend: &Backend, packet: &Packet<A>) {
+        self.of_class(backend, |count| {
             count.packets += 1;
-            count.bytes += u64::from(bytes);
+            count.bytes += u64::from(packet.length);
+            count.resets += u64::from(packet.tcp_flags & tcp::RST != 0);
         });
     }
 
@@ -349,7 +247,7 @@ impl Model {
             Action::Forward => self.to_backend(frame, &packet, outcome, rewrite),
             Action::Reply => {
                 if let Some(backend) = self.backend(outcome.number()) {
-                    self.forwarded(backend, packet.length);
+                    self.forwarded(backend, &packet);
                 }
                 change(
                     frame,
@@ -399,7 +297,7 @@ impl Model {
             return TC_PASS;
         };
         self.opened(outcome, backend);
-        self.forwarded(backend, packet.length);
+        self.forwarded(backend, packet);
         rewrite.to_backend(
             packet,
             backend,
@@ -501,7 +399,7 @@ impl Model {
         put(frame, at, &sum.0.to_ne_bytes());
         put(frame, 0, &hop.concat());
         if let Some(backend) = self.backend(backend) {
-            self.forwarded(backend, packet.length);
+            self.forwarded(backend, packet);
         }
         self.event(Event::XdpForwarded.index());
         XDP_TX

@@ -68,6 +68,22 @@ impl Packet {
         }
     }
 
+    /// As it leaves a program: other MAC addresses, other ends.
+    #[must_use]
+    pub fn leaving(
+        &self,
+        macs: [[u8; 6]; 2],
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
+    ) -> Self {
+        Self {
+            macs,
+            source,
+            destination,
+            ..self.clone()
+        }
+    }
+
     /// With TCP's flags.
     #[must_use]
     pub fn flagged(&self, flags: u8) -> Self {
@@ -285,9 +301,9 @@ fn wrong_in_network(packet: &[u8], is_v4: bool) -> Option<String> {
 
 /// A frame for people who have to find out what is wrong with it.
 pub fn dump(frame: &[u8]) -> String {
-    let hex: Vec<String> = frame
-        .chunks(16)
-        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect())
-        .collect();
-    hex.join("\n    ")
+    let lines = frame.chunks(16).map(|line| {
+        let bytes: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        bytes.concat()
+    });
+    lines.collect::<Vec<_>>().join("\n    ")
 }

@@ -40,6 +40,9 @@ macro_rules! plain {
     };
 }
 
+// SAFETY: integers have both properties.
+unsafe impl<const N: usize> Plain for [u64; N] {}
+
 plain!(
     Backend,
     BucketV4,
@@ -196,23 +199,25 @@ impl Tables {
 
 /// What all CPUs counted, by service id.
 pub fn counts(pins: &Path) -> Vec<ServiceCount> {
+    const SIZE: usize = size_of::<ServiceCount>();
     let map = Map::PerCpuArray(MapData::from_pin(pins.join("COUNTS")).expect("the map is pinned"));
-    let map: PerCpuArray<_, [u8; 48]> = map.try_into().expect("an array of such values");
+    let map: PerCpuArray<_, [u8; SIZE]> = map.try_into().expect("an array of such values");
     map.iter()
         .map(|values| {
-            let values = values.expect("an array has all its values");
-            values
-                .iter()
-                .fold(ServiceCount::default(), |mut sum, bytes| {
-                    let count: ServiceCount = plain(*bytes);
-                    for (sum, flows) in sum.flows.iter_mut().zip(count.flows) {
-                        *sum += flows;
-                    }
-                    sum.refused += count.refused;
-                    sum.packets += count.packets;
-                    sum.bytes += count.bytes;
-                    sum
-                })
+            // All of its fields are words that are summed.
+            let mut sum = [0_u64; SIZE / 8];
+            for bytes in values.expect("an array has all its values").iter() {
+                let words: [u64; SIZE / 8] = plain(*bytes);
+                for (sum, word) in sum.iter_mut().zip(words) {
+                    *sum += word;
+                }
+            }
+            plain::<_, SIZE>(
+                sum.map(u64::to_ne_bytes)
+                    .concat()
+                    .try_into()
+                    .expect("as many bytes"),
+            )
         })
         .collect()
 }
