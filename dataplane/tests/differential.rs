@@ -16,11 +16,13 @@ use support::{
     lab::{self, address},
     model::{Model, XDP_TX},
     packet::dump,
-    tables::{Tables, coarse_now, counts},
+    tables::{Tables, affinities, coarse_now, counts},
 };
 
 /// About a second: the tick of flows' ages.
 const TICK: u64 = 1 << 30;
+/// What session affinity counts by.
+const SECOND: u64 = 1_000_000_000;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
@@ -82,6 +84,7 @@ impl Pair {
         // The second word of the configuration: the same buckets for the same seed.
         tables.config.words()[1].store(seed | 1, Ordering::Relaxed);
         let model = Model::new(tables, capacity.services, next_hop);
+        model.copy(&pins);
         Self {
             bench,
             model,
@@ -95,21 +98,27 @@ impl Pair {
     /// Sends a frame through both.
     fn send(&mut self, program: &'static str, frame: &[u8]) {
         // A tick amid a packet must stay rare.
-        while coarse_now() % TICK > TICK - TICK / 32 {
+        while [TICK, SECOND]
+            .iter()
+            .any(|tick| coarse_now() % tick > tick - tick / 32)
+        {
             std::thread::yield_now();
         }
         let before = coarse_now();
-        let interface = self.bench.interface_of(program);
+        let interface = self.bench.interface_of(program, frame);
         let run = match self.bench.dataplane.run(program, frame, interface) {
             Ok(run) => run,
             // The kernel makes no socket buffer of a packet whose IP header is cut.
             Err(Error::Kernel { .. }) if program != "xdp_uplink" && frame.len() < 54 => return,
             Err(error) => panic!("{error}: {error:?}\n    {}", dump(frame)),
         };
-        let ticked = coarse_now() / TICK != before / TICK;
+        let after = coarse_now();
+        let ticked = [TICK, SECOND]
+            .iter()
+            .any(|tick| after / tick != before / tick);
         self.sent += 1;
         self.model.now.set(before);
-        let (verdict, packet) = self.model.run(program, frame);
+        let (verdict, packet) = self.model.run(program, frame, interface);
         assert!(
             verdict == run.verdict && packet == run.packet,
             "{} disagree after {} packets of seed {}: the program says {}, the model {verdict}\n  sent\n    {}\n  program\n    {}\n  model\n    {}",
@@ -123,7 +132,7 @@ impl Pair {
         );
         if ticked {
             self.ticked += 1;
-            self.model.copy_flows();
+            self.model.copy(&self.bench.pins.pins());
         }
         self.agree_on_flows(self.sent.is_multiple_of(5_000), program, frame);
         if matches!(run.verdict, 7 | XDP_TX) {
@@ -156,6 +165,17 @@ impl Pair {
                 "service {id} after {} packets of seed {}",
                 self.sent, self.seed
             );
+        }
+        let affinities = affinities(&self.bench.pins.pins());
+        assert_eq!(
+            affinities,
+            *self.model.affinities.borrow(),
+            "affinities, seed {}",
+            self.seed
+        );
+        let loads = self.model.loads_of_programs();
+        for (id, (theirs, mine)) in loads.zip(self.model.loads.borrow().iter()).enumerate() {
+            assert_eq!(theirs, *mine, "backend {id}, seed {}", self.seed);
         }
         let drops: Vec<u64> = self
             .bench
@@ -209,7 +229,11 @@ impl Pair {
         }
         let pins = self.bench.pins.pins();
         self.model.tables.reread(&pins);
-        *self.model.counts.borrow_mut() = counts(&pins);
+        for share in self.model.tables.shares.words() {
+            // The first half of the word: of 65,536 flows, how many leave.
+            share.store(self.generator.random().u64(..65_536), Ordering::Relaxed);
+        }
+        self.model.copy(&pins);
     }
 
     /// Makes the flows of a bucket older, in both.

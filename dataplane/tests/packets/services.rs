@@ -76,6 +76,7 @@ impl Rows {
                         let packet = rows.packet((rows.at(WORLD), port), to);
                         match behind {
                             Behind::Local | Behind::Remote => rows.world_is_served(&packet, behind),
+                            Behind::OutOfReach => vec![Step::unchanged(UPLINK, packet, TC_DROP)],
                             _ => vec![Step::new(
                                 UPLINK,
                                 packet.clone(),
@@ -139,6 +140,7 @@ impl Rows {
                         match behind {
                             Behind::Local => vec![Step::unchanged(XDP, packet, XDP_PASS)],
                             Behind::Remote => rows.xdp_serves(&packet),
+                            Behind::OutOfReach => vec![Step::unchanged(XDP, packet, XDP_DROP)],
                             _ => vec![Step::new(XDP, packet.clone(), XDP_TX, refusal(&packet))],
                         }
                     },

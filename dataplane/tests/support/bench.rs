@@ -163,9 +163,25 @@ impl Bench {
         })
     }
 
-    /// The interface that a program sees packets at: the uplink, or the client pod's.
-    pub fn interface_of(&self, program: &str) -> u32 {
-        self.interfaces[usize::from(program == "pod_egress")]
+    /// The interface that a program sees a frame at: the uplink, or that of the pod whose address it has. What has
+    /// another's address comes from the client's pod.
+    pub fn interface_of(&self, program: &str, frame: &[u8]) -> u32 {
+        if program != "pod_egress" {
+            return self.interfaces[0];
+        }
+        let source: Option<IpAddr> = match frame.get(12..14) {
+            Some([0x08, 0x00]) => frame
+                .get(26..30)
+                .and_then(|at| <[u8; 4]>::try_from(at).ok())
+                .map(IpAddr::from),
+            Some([0x86, 0xdd]) => frame
+                .get(22..38)
+                .and_then(|at| <[u8; 16]>::try_from(at).ok())
+                .map(IpAddr::from),
+            _ => None,
+        };
+        let is_local = source.is_some_and(|source| LOCAL.map(address).contains(&source));
+        self.interfaces[if is_local { 2 } else { 1 }]
     }
 
     /// Makes every service of [`SERVICES`] for a protocol.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use fastrand::Rng;
 use portolan_abi::{protocol, tcp};
 use portolan_dataplane::model::{
-    Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, TrafficPolicy,
+    Algorithm, Backend, Distribution, Frontend, Locality, Protocol, Scope, Service, ServiceName,
+    TrafficPolicy,
 };
 
 use super::{
@@ -83,6 +84,23 @@ impl Generator {
         ];
         service.internal_policy = self.one(&policies);
         service.external_policy = self.one(&policies);
+        service.distribution = self.one(&[
+            Distribution::LoadAware,
+            Distribution::SameNode,
+            Distribution::SameZone,
+            Distribution::Even,
+        ]);
+        service.algorithm = self.one(&[
+            Algorithm::Maglev,
+            Algorithm::Maglev,
+            Algorithm::LeastConnections,
+        ]);
+        service.affinity_seconds = self.one(&[None, None, Some(1), Some(60)]);
+        if self.random.u8(..3) == 0 {
+            service.source_ranges = ["198.51.100.0/29", "2001:db8:7::/125"]
+                .map(|range| range.parse().expect("a range"))
+                .to_vec();
+        }
         for _ in 0..self.random.u8(..6) {
             let backend = self.backend();
             if !service
@@ -109,6 +127,7 @@ impl Generator {
         };
         Backend {
             terminating: self.random.u8(..8) == 0,
+            weight: self.one(&[100, 100, 100, 30, 250]),
             ..Backend::new(at, TARGET + self.random.u16(..3), locality)
         }
     }

@@ -2,12 +2,14 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 pub mod bench;
+pub mod family;
 pub mod generator;
 pub mod lab;
 pub mod memory;
 pub mod model;
 pub mod netns;
 pub mod packet;
+pub mod rewriting;
 pub mod rows;
 pub mod servers;
 pub mod tables;

@@ -3,35 +3,38 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     net::IpAddr,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use portolan_abi::{
     address::{V4, V6},
+    affinity::{AffinityEntry, AffinityKey},
     backend::{Backend, delivery},
     bytes::Be16,
     checksum,
-    choice::Place,
+    choice::Load,
     config,
     counters::{ClassCount, ServiceCount},
     drop_reason::{DropReason, Event},
     flow::Meta,
     outcome::{Action, Outcome},
-    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, ParseAddress, field},
-    pod::PodEntry,
-    protocol,
-    refusal::{self, Refuse},
+    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
+    protocol, refusal,
     rewrite::Rewrite,
     route::route,
-    service::{ServiceEntry, ServiceKey},
+    sender,
     tables::{Hook, Stages},
     tcp,
 };
 
 use super::{
-    memory::{Flows, View, View6},
-    tables::Tables,
+    family::Family,
+    memory::Flows,
+    rewriting::{answer, change, put, sum_offset, to_pod},
+    tables::{self, Tables},
 };
 
 /// The next program, then the stack.
@@ -59,6 +62,12 @@ pub struct Model {
     pub flows: [Flows; 4],
     /// Which buckets of which flow table the last packet looked at.
     pub touched: RefCell<Vec<(usize, usize)>>,
+    /// How busy backends are.
+    pub loads: RefCell<Vec<Load>>,
+    /// Which backend clients had last.
+    pub affinities: RefCell<HashMap<AffinityKey, AffinityEntry>>,
+    /// The interface that the packet was seen at.
+    interface: Cell<u32>,
     /// Nanoseconds of the coarse monotonic clock.
     pub now: Cell<u64>,
     /// By reason.
@@ -82,6 +91,9 @@ impl Model {
         Self {
             tables,
             flows,
+            loads: RefCell::default(),
+            affinities: RefCell::default(),
+            interface: Cell::default(),
             touched: RefCell::default(),
             now: Cell::default(),
             drops: RefCell::new(vec![0; DropReason::ALL.len()]),
@@ -89,6 +101,20 @@ impl Model {
             counts: RefCell::new(vec![ServiceCount::default(); services as usize]),
             next_hop,
         }
+    }
+
+    /// Takes over what the programs have written.
+    pub fn copy(&self, pins: &Path) {
+        *self.counts.borrow_mut() = tables::counts(pins);
+        *self.affinities.borrow_mut() = tables::affinities(pins);
+        *self.loads.borrow_mut() = self.loads_of_programs().collect();
+        self.copy_flows();
+    }
+
+    /// How busy the programs say that backends are.
+    pub fn loads_of_programs(&self) -> impl Iterator<Item = Load> {
+        let loads = &self.tables.loads;
+        (0..loads.len()).filter_map(|index| loads.get(index).copied())
     }
 
     /// Takes over the programs' flow tables.
@@ -164,8 +190,9 @@ impl Model {
         lines.join("\n")
     }
 
-    /// What the program of a name does: its verdict, and the packet as it leaves it.
-    pub fn run(&self, program: &str, frame: &[u8]) -> (i32, Vec<u8>) {
+    /// What the program of a name does to a frame seen at an interface: its verdict, and the packet as it leaves it.
+    pub fn run(&self, program: &str, frame: &[u8], interface: u32) -> (i32, Vec<u8>) {
+        self.interface.set(interface);
         self.touched.borrow_mut().clear();
         let mut frame = frame.to_vec();
         let verdict = match program {
@@ -177,7 +204,8 @@ impl Model {
         (verdict, frame)
     }
 
-    fn bucket(&self, table: usize, index: usize) -> Option<&[Cell<u64>]> {
+    /// A bucket of a flow table; notes that it was looked at.
+    pub fn bucket(&self, table: usize, index: usize) -> Option<&[Cell<u64>]> {
         self.touched.borrow_mut().push((table, index));
         self.flows[table].bucket(index)
     }
@@ -218,11 +246,13 @@ impl Model {
         });
     }
 
-    fn backend(&self, id: u32) -> Option<&Backend> {
+    /// A backend.
+    pub fn backend(&self, id: u32) -> Option<&Backend> {
         self.tables.backends.get(id as usize)
     }
 
-    fn config(&self) -> &config::NodeConfig {
+    /// The node's configuration.
+    pub fn config(&self) -> &config::NodeConfig {
         self.tables.config.get(0).expect("there is one")
     }
 
@@ -238,7 +268,19 @@ impl Model {
     where
         for<'a> &'a Self: Stages<A>,
     {
-        let Ok(packet) = A::parse(frame.as_slice()) else {
+        let parsed = A::parse(frame.as_slice());
+        let ends = match &parsed {
+            Ok(packet) => Some((packet.source, packet.destination)),
+            Err(_) => A::ends(frame.as_slice()),
+        };
+        if let Some(ends) = ends
+            && hook == Hook::POD
+            && !self.may_send::<A>(ends)
+        {
+            self.dropped(DropReason::SpoofedSource.index());
+            return TC_DROP;
+        }
+        let Ok(packet) = parsed else {
             return TC_PASS;
         };
         let mut rewrite = Rewrite::default();
@@ -281,6 +323,14 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn may_send<A: Family>(&self, (source, destination): (A, A)) -> bool {
+        let interface = self.interface.get();
+        let entry = self.tables.senders.get(sender::place(interface) as usize);
+        sender::may_send(entry, interface, source, destination, |address| {
+            A::pod(&self.tables, address).map_or(0, |pod| pod.interface)
+        })
     }
 
     fn to_backend<A: Family>(
@@ -405,167 +455,3 @@ impl Model {
         XDP_TX
     }
 }
-
-fn put(frame: &mut [u8], at: usize, bytes: &[u8]) {
-    frame[at..at + bytes.len()].copy_from_slice(bytes);
-}
-
-fn sum_offset(number: u8) -> usize {
-    if number == protocol::TCP {
-        field::TCP_CHECKSUM
-    } else {
-        field::UDP_CHECKSUM
-    }
-}
-
-/// Rewrites a packet; the transport's checksum by one difference after the other.
-fn change<A: Family>(
-    frame: &mut [u8],
-    packet: &Packet<A>,
-    rewrite: &Rewrite<A>,
-    sums: [checksum::Difference; 2],
-) {
-    let at = packet.transport + sum_offset(packet.protocol);
-    let mut sum = packet.checksum;
-    for difference in sums {
-        sum = if packet.protocol == protocol::TCP {
-            checksum::apply(sum, difference)
-        } else {
-            checksum::apply_udp(sum, difference)
-        };
-    }
-    put(frame, at, &sum.0.to_ne_bytes());
-    if !A::IS_V6 {
-        let header = frame.u16_at(field::V4_CHECKSUM);
-        let header = checksum::apply(Be16(header), rewrite.addresses(packet));
-        put(frame, field::V4_CHECKSUM, &header.0.to_ne_bytes());
-    }
-    let (first, size) = if A::IS_V6 {
-        (field::V6_SOURCE, 16)
-    } else {
-        (field::V4_SOURCE, 4)
-    };
-    for (at, address) in [(first, rewrite.source), (first + size, rewrite.destination)] {
-        let words = address.words().map(u64::to_ne_bytes).concat();
-        put(frame, at, &words[..size]);
-    }
-    let ports = [
-        rewrite.source_port.0.to_ne_bytes(),
-        rewrite.destination_port.0.to_ne_bytes(),
-    ];
-    put(frame, packet.transport, &ports.concat());
-}
-
-trait At {
-    fn u16_at(&self, at: usize) -> u16;
-}
-
-impl At for [u8] {
-    fn u16_at(&self, at: usize) -> u16 {
-        u16::from_ne_bytes([self[at], self[at + 1]])
-    }
-}
-
-fn to_pod(frame: &mut [u8], macs: [[u8; 6]; 2]) -> i32 {
-    put(frame, 0, &macs.concat());
-    TC_REDIRECT
-}
-
-fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) {
-    let mut answer = [0; refusal::LONGEST];
-    refusal::answer(frame.as_slice(), packet, &mut answer).expect("the packet has been parsed");
-    let length = if packet.protocol == protocol::TCP {
-        A::RESET
-    } else {
-        A::UNREACHABLE
-    };
-    *frame = answer[..length].to_vec();
-}
-
-/// A family with its tables.
-pub trait Family: ParseAddress + Refuse {
-    /// Its source NAT address.
-    fn node_address(config: &config::NodeConfig) -> Self;
-    /// An address as the standard library has it.
-    fn ip(self) -> IpAddr;
-    /// The pod of an address.
-    fn pod(tables: &Tables, address: Self) -> Option<PodEntry>;
-}
-
-impl Family for V4 {
-    fn node_address(config: &config::NodeConfig) -> Self {
-        config.node_v4
-    }
-
-    fn ip(self) -> IpAddr {
-        self.octets().into()
-    }
-
-    fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
-        tables.pods_v4.get(&address).copied()
-    }
-}
-
-impl Family for V6 {
-    fn node_address(config: &config::NodeConfig) -> Self {
-        config.node_v6
-    }
-
-    fn ip(self) -> IpAddr {
-        self.octets().into()
-    }
-
-    fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
-        tables.pods_v6.get(&address).copied()
-    }
-}
-
-macro_rules! tables {
-    ($family:ty, $view:ident, $mask:ident, $services:ident, $flows:literal, $source_nat:literal) => {
-        impl<'a> portolan_abi::tables::Tables<$family> for &'a Model {
-            type Bucket = $view<'a>;
-
-            fn seed(&self) -> u64 {
-                self.config().seed
-            }
-
-            fn now(&self) -> u64 {
-                self.now.get()
-            }
-
-            fn node_address(&self) -> $family {
-                <$family as Family>::node_address(self.config())
-            }
-
-            fn flows(&self, hash: u64) -> Option<$view<'a>> {
-                let index = (hash >> 32) & u64::from(self.config().$mask);
-                let index = usize::try_from(index).expect("32 bits fit");
-                let model: &'a Model = self;
-                model.bucket($flows, index).map($view)
-            }
-
-            fn source_nat(&self, bucket: u32) -> Option<$view<'a>> {
-                let model: &'a Model = self;
-                model.bucket($source_nat, bucket as usize).map($view)
-            }
-
-            fn service(&self, key: &ServiceKey<$family>) -> Option<&ServiceEntry> {
-                self.tables.$services.get(key)
-            }
-
-            fn choice(&self, place: Place) -> Option<u32> {
-                let line = self.tables.choices.get(place.line as usize)?;
-                line.backends.get(place.lane as usize).copied()
-            }
-
-            fn backend(&self, id: u32) -> Option<&Backend> {
-                Model::backend(self, id)
-            }
-        }
-
-        impl Stages<$family> for &Model {}
-    };
-}
-
-tables!(V4, View, flow_mask_v4, services_v4, 0, 2);
-tables!(V6, View6, flow_mask_v6, services_v6, 1, 3);

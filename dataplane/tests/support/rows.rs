@@ -106,7 +106,7 @@ impl Row {
         let mut given = GIVEN;
         for (number, step) in (1..).zip(&self.steps) {
             let sent = step.frame.bytes(given);
-            let interface = bench.interface_of(step.program);
+            let interface = bench.interface_of(step.program, &sent);
             let run = bench
                 .dataplane
                 .run(step.program, &sent, interface)

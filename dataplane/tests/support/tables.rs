@@ -13,16 +13,19 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-use aya::maps::{HashMap as KernelMap, Map, MapData, PerCpuArray};
+use aya::maps::{HashMap as KernelMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie};
 use portolan_abi::{
     address::{V4, V6},
+    affinity::{AffinityEntry, AffinityKey},
     backend::Backend,
-    choice::ChoiceLine,
+    choice::{ChoiceLine, Load, Share},
     config::NodeConfig,
     counters::ServiceCount,
     flow::{BucketV4, BucketV6},
     pod::PodEntry,
+    sender::SenderEntry,
     service::{ServiceEntry, ServiceKey},
+    source_range::RangeMember,
 };
 
 /// Structures of integers, which any bytes of their size are valid for.
@@ -44,13 +47,19 @@ macro_rules! plain {
 unsafe impl<const N: usize> Plain for [u64; N] {}
 
 plain!(
+    AffinityEntry,
+    AffinityKey,
     Backend,
     BucketV4,
     BucketV6,
     ChoiceLine,
+    Load,
     NodeConfig,
     PodEntry,
+    RangeMember,
+    SenderEntry,
     ServiceCount,
+    Share,
     ServiceEntry,
     ServiceKey<V4>,
     ServiceKey<V6>,
@@ -155,6 +164,14 @@ pub struct Tables {
     pub source_nat_v4: Shared<BucketV4>,
     /// IPv6's source NAT.
     pub source_nat_v6: Shared<BucketV6>,
+    /// How busy backends are.
+    pub loads: Shared<Load>,
+    /// What share of new flows leaves the node.
+    pub shares: Shared<Share>,
+    /// Which addresses pods send with.
+    pub senders: Shared<SenderEntry>,
+    /// Source ranges: how many bits of a member count, and the member.
+    pub ranges: Vec<(u32, [u8; 20])>,
     /// IPv4's services, as they were at the last [`Self::reread`].
     pub services_v4: HashMap<ServiceKey<V4>, ServiceEntry>,
     /// IPv6's services.
@@ -178,6 +195,10 @@ impl Tables {
             flows_v6: Shared::open(&at("FLOWS_V6"), capacity.flows_v6 / slots),
             source_nat_v4: Shared::open(&at("SNAT_V4"), portolan_abi::source_nat::BUCKETS),
             source_nat_v6: Shared::open(&at("SNAT_V6"), portolan_abi::source_nat::BUCKETS),
+            loads: Shared::open(&at("LOADS"), capacity.backends),
+            shares: Shared::open(&at("SHARES"), capacity.services),
+            senders: Shared::open(&at("SENDERS"), portolan_abi::sender::SENDERS),
+            ranges: Vec::new(),
             services_v4: HashMap::new(),
             services_v6: HashMap::new(),
             pods_v4: HashMap::new(),
@@ -192,9 +213,21 @@ impl Tables {
         let at = |name: &str| pins.join(name);
         self.services_v4 = entries::<_, _, 12, 64>(&at("SERVICES_V4"));
         self.services_v6 = entries::<_, _, 24, 64>(&at("SERVICES_V6"));
+        let ranges = Map::LpmTrie(MapData::from_pin(at("RANGES")).expect("the map is pinned"));
+        let ranges: LpmTrie<_, [u8; 20], u32> = ranges.try_into().expect("a trie of such members");
+        let entry = |entry: Result<(aya::maps::lpm_trie::Key<[u8; 20]>, u32), _>| {
+            let (key, _) = entry.expect("nobody changes the map meanwhile");
+            (key.prefix_len(), key.data())
+        };
+        self.ranges = ranges.iter().map(entry).collect();
         self.pods_v4 = entries::<_, _, 4, 16>(&at("PODS_V4"));
         self.pods_v6 = entries::<_, _, 16, 16>(&at("PODS_V6"));
     }
+}
+
+/// Which backend clients had last, as the programs have it.
+pub fn affinities(pins: &Path) -> HashMap<AffinityKey, AffinityEntry> {
+    entries::<_, _, 24, 8>(&pins.join("AFFINITY"))
 }
 
 /// What all CPUs counted, by service id.
