@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_dataplane::model::{
-    Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, TrafficPolicy,
+    Algorithm, Backend, Distribution, Frontend, Protocol, ReturnPath, Scope, ServiceName,
+    TrafficPolicy,
 };
 use portolan_wire::v1 as wire;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub enum ConvertError {
     /// Not a CIDR.
     #[error("{of}: {text:?} is not a CIDR")]
     Cidr {
-        /// The node.
+        /// The node or service.
         of: String,
         /// What was sent.
         text: String,
@@ -68,6 +69,27 @@ pub struct ServiceRoute {
     pub internal_policy: TrafficPolicy,
     /// For clients beyond the cluster.
     pub external_policy: TrafficPolicy,
+    /// Which endpoints are preferred.
+    #[serde(default)]
+    pub distribution: Distribution,
+    /// How one of them is chosen.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// How packets of endpoints on other nodes get back; `None`: as the node is configured.
+    #[serde(default)]
+    pub return_path: Option<ReturnPath>,
+    /// For so many seconds a client keeps its endpoint.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
+    /// Who may knock at a load balancer's address; empty: anybody.
+    #[serde(default)]
+    pub source_ranges: Vec<IpNet>,
+    /// Endpoints get flows whether or not they are ready.
+    #[serde(default)]
+    pub publish_not_ready: bool,
+    /// Where this node says how many local endpoints the Service has.
+    #[serde(default)]
+    pub health_check_port: Option<u16>,
 }
 
 /// An endpoint that may answer.
@@ -83,6 +105,19 @@ pub struct EndpointRoute {
     pub zone: String,
     /// It is on its way out.
     pub terminating: bool,
+    /// Its share of new flows beside others.
+    #[serde(default = "ordinary_weight")]
+    pub weight: u32,
+    /// Topology hints: the zones whose clients it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hinted_zones: Vec<String>,
+    /// Topology hints: the nodes whose clients it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hinted_nodes: Vec<String>,
+}
+
+fn ordinary_weight() -> u32 {
+    Backend::ORDINARY_WEIGHT
 }
 
 /// A node of the routing table.
@@ -96,44 +131,6 @@ pub struct NodeRoute {
     pub addresses: Vec<IpAddr>,
     /// What its pods' addresses are taken from.
     pub pod_cidrs: Vec<IpNet>,
-}
-
-/// Which node this is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Here {
-    /// Its name.
-    pub node: String,
-    /// Its zone; empty when it has none.
-    pub zone: String,
-}
-
-impl Here {
-    fn locality_of(&self, endpoint: &EndpointRoute) -> Locality {
-        if !endpoint.node.is_empty() && endpoint.node == self.node {
-            Locality::Node
-        } else if !endpoint.zone.is_empty() && endpoint.zone == self.zone {
-            Locality::Zone
-        } else {
-            Locality::Elsewhere
-        }
-    }
-}
-
-impl ServiceRoute {
-    /// The service as the dataplane of one node must know it.
-    pub fn seen_from(&self, here: &Here) -> Service {
-        let backends = self.endpoints.iter().map(|endpoint| Backend {
-            terminating: endpoint.terminating,
-            ..Backend::new(endpoint.address, endpoint.port, here.locality_of(endpoint))
-        });
-        Service {
-            frontends: self.frontends.clone(),
-            backends: backends.collect(),
-            internal_policy: self.internal_policy,
-            external_policy: self.external_policy,
-            ..Service::new(self.name.clone(), self.protocol)
-        }
-    }
 }
 
 impl NodeRoute {
@@ -166,6 +163,10 @@ impl TryFrom<wire::ServicePort> for ServiceRoute {
         let mut endpoints = usable
             .map(|endpoint| convert_endpoint(&of, endpoint))
             .collect::<Result<Vec<_>, _>>()?;
+        let ranges = service.source_ranges.iter();
+        let source_ranges = ranges
+            .map(|text| convert_cidr(&of, text))
+            .collect::<Result<_, _>>()?;
         // Equal sets must be equal values: a change of order is no change of the table.
         endpoints.sort_unstable();
         endpoints.dedup();
@@ -175,6 +176,16 @@ impl TryFrom<wire::ServicePort> for ServiceRoute {
             endpoints,
             internal_policy: convert_policy(&of, service.internal_traffic_policy)?,
             external_policy: convert_policy(&of, service.external_traffic_policy)?,
+            distribution: convert_distribution(&of, service.distribution)?,
+            algorithm: convert_algorithm(&of, service.algorithm)?,
+            return_path: convert_return_path(&of, service.return_path)?,
+            affinity_seconds: Some(service.affinity_seconds).filter(|seconds| *seconds != 0),
+            source_ranges,
+            publish_not_ready: service.publish_not_ready_addresses,
+            health_check_port: match service.health_check_node_port {
+                0 => None,
+                port => Some(convert_port(&of, port)?),
+            },
             name: ServiceName(of),
         })
     }
@@ -192,12 +203,7 @@ impl TryFrom<wire::Node> for NodeRoute {
             .addresses
             .iter()
             .map(|address| convert_address(&of, address));
-        let cidrs = node.pod_cidrs.iter().map(|text| {
-            text.parse().map_err(|_| ConvertError::Cidr {
-                of: of.clone(),
-                text: text.clone(),
-            })
-        });
+        let cidrs = node.pod_cidrs.iter().map(|text| convert_cidr(&of, text));
         Ok(Self {
             addresses: addresses.collect::<Result<_, _>>()?,
             pod_cidrs: cidrs.collect::<Result<_, _>>()?,
@@ -214,6 +220,16 @@ fn convert_endpoint(of: &str, endpoint: &wire::Endpoint) -> Result<EndpointRoute
         node: endpoint.node.clone(),
         zone: endpoint.zone.clone(),
         terminating: !endpoint.ready,
+        weight: endpoint.weight.unwrap_or(Backend::ORDINARY_WEIGHT),
+        hinted_zones: endpoint.hinted_zones.clone(),
+        hinted_nodes: endpoint.hinted_nodes.clone(),
+    })
+}
+
+fn convert_cidr(of: &str, text: &str) -> Result<IpNet, ConvertError> {
+    text.parse().map_err(|_| ConvertError::Cidr {
+        of: of.to_owned(),
+        text: text.to_owned(),
     })
 }
 
@@ -231,11 +247,9 @@ fn convert_frontend(of: &str, frontend: &wire::Frontend) -> Result<Frontend, Con
         Ok(wire::FrontendKind::ExternalIp) => at_address(Scope::External),
         Ok(wire::FrontendKind::LoadBalancer) => at_address(Scope::LoadBalancer),
         Ok(wire::FrontendKind::NodePort) => Ok(Frontend::NodePort { port }),
-        Ok(wire::FrontendKind::Unspecified) | Err(_) => Err(ConvertError::Unknown {
-            of: of.to_owned(),
-            what: "frontend kind",
-            value: frontend.kind,
-        }),
+        Ok(wire::FrontendKind::Unspecified) | Err(_) => {
+            Err(unknown(of, "frontend kind", frontend.kind))
+        }
     }
 }
 
@@ -244,11 +258,7 @@ fn convert_protocol(of: &str, value: i32) -> Result<Protocol, ConvertError> {
         Ok(wire::Protocol::Tcp) => Ok(Protocol::Tcp),
         Ok(wire::Protocol::Udp) => Ok(Protocol::Udp),
         Ok(wire::Protocol::Sctp) => Ok(Protocol::Sctp),
-        Ok(wire::Protocol::Unspecified) | Err(_) => Err(ConvertError::Unknown {
-            of: of.to_owned(),
-            what: "protocol",
-            value,
-        }),
+        Ok(wire::Protocol::Unspecified) | Err(_) => Err(unknown(of, "protocol", value)),
     }
 }
 
@@ -259,11 +269,42 @@ fn convert_policy(of: &str, value: i32) -> Result<TrafficPolicy, ConvertError> {
             Ok(TrafficPolicy::Cluster)
         }
         Ok(wire::TrafficPolicy::Local) => Ok(TrafficPolicy::Local),
-        Err(_) => Err(ConvertError::Unknown {
-            of: of.to_owned(),
-            what: "traffic policy",
-            value,
-        }),
+        Err(_) => Err(unknown(of, "traffic policy", value)),
+    }
+}
+
+fn unknown(of: &str, what: &'static str, value: i32) -> ConvertError {
+    ConvertError::Unknown {
+        of: of.to_owned(),
+        what,
+        value,
+    }
+}
+
+fn convert_distribution(of: &str, value: i32) -> Result<Distribution, ConvertError> {
+    match wire::Distribution::try_from(value) {
+        Ok(wire::Distribution::Unspecified) => Ok(Distribution::LoadAware),
+        Ok(wire::Distribution::SameNode) => Ok(Distribution::SameNode),
+        Ok(wire::Distribution::SameZone) => Ok(Distribution::SameZone),
+        Ok(wire::Distribution::Even) => Ok(Distribution::Even),
+        Err(_) => Err(unknown(of, "distribution", value)),
+    }
+}
+
+fn convert_algorithm(of: &str, value: i32) -> Result<Algorithm, ConvertError> {
+    match wire::Algorithm::try_from(value) {
+        Ok(wire::Algorithm::Unspecified) => Ok(Algorithm::Maglev),
+        Ok(wire::Algorithm::LeastConnections) => Ok(Algorithm::LeastConnections),
+        Err(_) => Err(unknown(of, "algorithm", value)),
+    }
+}
+
+fn convert_return_path(of: &str, value: i32) -> Result<Option<ReturnPath>, ConvertError> {
+    match wire::ReturnPath::try_from(value) {
+        Ok(wire::ReturnPath::Unspecified) => Ok(None),
+        Ok(wire::ReturnPath::SourceNat) => Ok(Some(ReturnPath::SourceNat)),
+        Ok(wire::ReturnPath::Direct) => Ok(Some(ReturnPath::Direct)),
+        Err(_) => Err(unknown(of, "return path", value)),
     }
 }
 
@@ -291,152 +332,4 @@ fn convert_port(of: &str, port: u32) -> Result<u16, ConvertError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(last: u8, node: &str, zone: &str) -> wire::Endpoint {
-        wire::Endpoint {
-            address: vec![10, 244, 0, last],
-            port: 8080,
-            node: node.to_owned(),
-            zone: zone.to_owned(),
-            ready: true,
-            serving: true,
-            terminating: false,
-        }
-    }
-
-    fn service() -> wire::ServicePort {
-        wire::ServicePort {
-            id: "default/web:80/TCP".to_owned(),
-            protocol: wire::Protocol::Tcp.into(),
-            frontends: vec![
-                wire::Frontend {
-                    kind: wire::FrontendKind::ClusterIp.into(),
-                    address: vec![10, 96, 0, 10],
-                    port: 80,
-                },
-                wire::Frontend {
-                    kind: wire::FrontendKind::NodePort.into(),
-                    address: Vec::new(),
-                    port: 30080,
-                },
-            ],
-            endpoints: vec![
-                endpoint(3, "n3", "b"),
-                endpoint(1, "n1", "a"),
-                endpoint(2, "n2", "a"),
-            ],
-            ..wire::ServicePort::default()
-        }
-    }
-
-    #[test]
-    fn localities_depend_on_where_one_stands() {
-        let route = ServiceRoute::try_from(service()).expect("a service");
-        let here = Here {
-            node: "n1".to_owned(),
-            zone: "a".to_owned(),
-        };
-        let localities: Vec<_> = route
-            .seen_from(&here)
-            .backends
-            .iter()
-            .map(|backend| backend.locality)
-            .collect();
-        assert_eq!(
-            localities,
-            [Locality::Node, Locality::Zone, Locality::Elsewhere]
-        );
-        let nowhere = Here {
-            node: "n9".to_owned(),
-            zone: String::new(),
-        };
-        let all = route.seen_from(&nowhere).backends;
-        assert!(
-            all.iter()
-                .all(|backend| backend.locality == Locality::Elsewhere)
-        );
-    }
-
-    #[test]
-    fn order_of_endpoints_is_no_difference() {
-        let mut other = service();
-        other.endpoints.reverse();
-        assert_eq!(
-            ServiceRoute::try_from(service()),
-            ServiceRoute::try_from(other)
-        );
-    }
-
-    #[test]
-    fn endpoints_that_cannot_serve_are_left_out() {
-        let mut service = service();
-        service.endpoints[0].ready = false;
-        service.endpoints[0].serving = false;
-        service.endpoints[1].ready = false;
-        service.endpoints[1].terminating = true;
-        let route = ServiceRoute::try_from(service).expect("a service");
-        let seen: Vec<_> = route
-            .endpoints
-            .iter()
-            .map(|endpoint| (endpoint.node.as_str(), endpoint.terminating))
-            .collect();
-        assert_eq!(seen, [("n1", true), ("n2", false)]);
-    }
-
-    /// How a service is broken, and what is said of it.
-    type Case = (fn(&mut wire::ServicePort), &'static str);
-
-    #[test]
-    fn what_cannot_be_is_named() {
-        let broken = |change: fn(&mut wire::ServicePort)| {
-            let mut service = service();
-            change(&mut service);
-            ServiceRoute::try_from(service)
-                .expect_err("broken")
-                .to_string()
-        };
-        let cases: [Case; 6] = [
-            (|s| s.id.clear(), "a service has no name"),
-            (|s| s.protocol = 9, "default/web:80/TCP: unknown protocol 9"),
-            (
-                |s| s.frontends[0].kind = 0,
-                "default/web:80/TCP: unknown frontend kind 0",
-            ),
-            (
-                |s| s.frontends[0].port = 70_000,
-                "default/web:80/TCP: port 70000",
-            ),
-            (
-                |s| s.endpoints[0].address = vec![1],
-                "default/web:80/TCP: an address of 1 bytes",
-            ),
-            (
-                |s| s.internal_traffic_policy = 7,
-                "default/web:80/TCP: unknown traffic policy 7",
-            ),
-        ];
-        for (change, message) in cases {
-            assert_eq!(broken(change), message);
-        }
-    }
-
-    #[test]
-    fn nodes_carry_their_pod_cidrs() {
-        let node = wire::Node {
-            name: "n2".to_owned(),
-            addresses: vec![vec![10, 89, 0, 12]],
-            pod_cidrs: vec!["10.244.2.0/24".to_owned()],
-            ..wire::Node::default()
-        };
-        let route = NodeRoute::try_from(node.clone()).expect("a node");
-        assert_eq!(route.as_peer().pod_cidrs.len(), 1);
-        let broken = wire::Node {
-            pod_cidrs: vec!["10.244".to_owned()],
-            ..node
-        };
-        let error = NodeRoute::try_from(broken).expect_err("no CIDR");
-        assert_eq!(error.to_string(), "n2: \"10.244\" is not a CIDR");
-    }
-}
+mod tests;

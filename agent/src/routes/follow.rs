@@ -16,10 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::{
-    convert::Here,
     engine::{DataplaneStopped, DataplaneThread},
     store::TableStore,
     table::{Change, Table, UpdateError},
+    view::Here,
 };
 use crate::{
     errors::{Backoff, chain},
@@ -281,7 +281,7 @@ impl Follower {
             .upserted
             .iter()
             .filter_map(|name| self.table.services.get(name))
-            .map(|route| route.seen_from(here))
+            .map(|route| route.seen_from(here, &self.table.nodes))
             .collect();
         for batch in upserted.chunks(BATCH) {
             let batch = batch.to_vec();

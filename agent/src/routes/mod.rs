@@ -19,11 +19,13 @@ mod engine;
 mod follow;
 mod store;
 mod table;
+mod view;
 mod withdrawal;
 
-pub use convert::{ConvertError, EndpointRoute, Here, NodeRoute, ServiceRoute};
+pub use convert::{ConvertError, EndpointRoute, NodeRoute, ServiceRoute};
 pub use engine::{DataplaneStopped, DataplaneThread, Maps, Opening};
 pub use follow::{FollowConfig, Follower, RouteStatus};
 pub use store::TableStore;
 pub use table::{Change, Table, UpdateError};
+pub use view::Here;
 pub use withdrawal::{Action, Withdrawals};

@@ -73,7 +73,7 @@ impl Table {
                 offered: update.generation,
             });
         }
-        let change = match update.change.ok_or(UpdateError::Empty)? {
+        let mut change = match update.change.ok_or(UpdateError::Empty)? {
             route_update::Change::Snapshot(snapshot) => self.replace(snapshot),
             route_update::Change::Delta(delta)
                 if is_same_history && delta.base_generation == self.generation =>
@@ -90,6 +90,13 @@ impl Table {
         };
         self.epoch = update.epoch;
         self.generation = update.generation;
+        if change.nodes_changed {
+            let concerned = self.services.values();
+            let concerned = concerned.filter(|service| service.concerns_nodes());
+            change
+                .upserted
+                .extend(concerned.map(|service| service.name.clone()));
+        }
         Ok(change)
     }
 

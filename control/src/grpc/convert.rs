@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use portolan_wire::v1 as wire;
 
 use crate::routing::{
-    Change, Endpoint, Frontend, FrontendKind, NodeEntry, Protocol, Published, ServicePort, Table,
-    TrafficPolicy,
+    Algorithm, Change, Distribution, Endpoint, Frontend, FrontendKind, NodeEntry, Protocol,
+    Published, ReturnPath, ServicePort, Table, TrafficPolicy,
 };
 
 /// What brings a follower from `(epoch, generation)` to what is published.
@@ -47,6 +47,7 @@ fn service(port: &ServicePort) -> wire::ServicePort {
         Protocol::Udp => wire::Protocol::Udp,
         Protocol::Sctp => wire::Protocol::Sctp,
     };
+    let options = &port.options;
     wire::ServicePort {
         id: port.id.clone(),
         namespace: port.namespace.clone(),
@@ -57,6 +58,32 @@ fn service(port: &ServicePort) -> wire::ServicePort {
         endpoints: port.endpoints.iter().map(endpoint).collect(),
         internal_traffic_policy: policy(port.internal_policy).into(),
         external_traffic_policy: policy(port.external_policy).into(),
+        distribution: match options.distribution {
+            Distribution::LoadAware => wire::Distribution::Unspecified,
+            Distribution::SameNode => wire::Distribution::SameNode,
+            Distribution::SameZone => wire::Distribution::SameZone,
+            Distribution::Even => wire::Distribution::Even,
+        }
+        .into(),
+        algorithm: match options.algorithm {
+            Algorithm::Maglev => wire::Algorithm::Unspecified,
+            Algorithm::LeastConnections => wire::Algorithm::LeastConnections,
+        }
+        .into(),
+        return_path: match options.return_path {
+            None => wire::ReturnPath::Unspecified,
+            Some(ReturnPath::SourceNat) => wire::ReturnPath::SourceNat,
+            Some(ReturnPath::Direct) => wire::ReturnPath::Direct,
+        }
+        .into(),
+        affinity_seconds: options.affinity_seconds.unwrap_or(0),
+        source_ranges: options
+            .source_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        publish_not_ready_addresses: options.publish_not_ready,
+        health_check_node_port: options.health_check_node_port.map_or(0, u32::from),
     }
 }
 
@@ -83,6 +110,9 @@ fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,
+        weight: Some(endpoint.weight),
+        hinted_zones: endpoint.hinted_zones.clone(),
+        hinted_nodes: endpoint.hinted_nodes.clone(),
     }
 }
 

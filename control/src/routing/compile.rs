@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
+use super::options;
 use super::table::{
     Endpoint, Frontend, FrontendKind, NodeEntry, Protocol, ServicePort, TrafficPolicy,
 };
@@ -57,6 +58,7 @@ pub(super) fn service<'a>(
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
+    let options = options::of(service);
     let ports = spec.ports.iter().flatten();
     let entries = ports.filter_map(|port| {
         let protocol = Protocol::parse(port.protocol.as_deref())?;
@@ -76,6 +78,7 @@ pub(super) fn service<'a>(
             frontends,
             internal_policy: TrafficPolicy::parse(spec.internal_traffic_policy.as_deref()),
             external_policy: TrafficPolicy::parse(spec.external_traffic_policy.as_deref()),
+            options: options.clone(),
         })
     });
     entries.collect()
@@ -124,9 +127,11 @@ fn frontends(
         .as_ref()
         .and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
+    // With the mode Proxy the balancer itself takes the connections and calls node ports: its address is not ours.
     let addresses = ingress
         .into_iter()
         .flatten()
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_ref());
     frontends.extend(addresses.filter_map(at(FrontendKind::LoadBalancer)));
     frontends.sort();
@@ -147,14 +152,18 @@ fn endpoints<'a>(
             port.name.as_deref().unwrap_or_default() == port_name
                 && Protocol::parse(port.protocol.as_deref()) == Some(protocol)
         });
+        let weights = options::weights(&slice.metadata);
         let ports: Vec<u16> = ports
             .filter_map(|port| u16::try_from(port.port?).ok())
             .collect();
         for endpoint in slice.endpoints.iter().flatten() {
             for port in &ports {
-                let Some(endpoint) = entry(endpoint, *port) else {
+                let Some(mut endpoint) = entry(endpoint, *port) else {
                     continue;
                 };
+                if let Some(weight) = weights.get(&endpoint.address) {
+                    endpoint.weight = *weight;
+                }
                 let key = (endpoint.address, endpoint.port);
                 let better =
                     |old: &Endpoint| (endpoint.ready, endpoint.serving) > (old.ready, old.serving);
@@ -176,6 +185,13 @@ fn entry(endpoint: &discovery::Endpoint, port: u16) -> Option<Endpoint> {
     if !(ready || serving && terminating) {
         return None;
     }
+    let hints = endpoint.hints.as_ref();
+    let zones = hints
+        .into_iter()
+        .flat_map(|hints| hints.for_zones.iter().flatten());
+    let nodes = hints
+        .into_iter()
+        .flat_map(|hints| hints.for_nodes.iter().flatten());
     Some(Endpoint {
         // Kubernetes makes slices with one address an endpoint and lets readers take the first.
         address: endpoint.addresses.first()?.parse().ok()?,
@@ -185,5 +201,8 @@ fn entry(endpoint: &discovery::Endpoint, port: u16) -> Option<Endpoint> {
         ready,
         serving,
         terminating,
+        weight: Endpoint::ORDINARY_WEIGHT,
+        hinted_zones: zones.map(|zone| zone.name.clone()).collect(),
+        hinted_nodes: nodes.map(|node| node.name.clone()).collect(),
     })
 }

@@ -41,6 +41,10 @@ fn dump(table: &Table) -> String {
             let address = address.map_or("*".to_owned(), |address| address.to_string());
             writeln!(text, "  {kind:?} {address} {port}").unwrap();
         }
+        let options = &service.options;
+        if *options != Options::default() {
+            writeln!(text, "  {}", described(options)).unwrap();
+        }
         for endpoint in &service.endpoints {
             let state = match (endpoint.ready, endpoint.terminating) {
                 (true, false) => "ready",
@@ -54,7 +58,14 @@ fn dump(table: &Table) -> String {
                 zone,
                 ..
             } = endpoint;
-            writeln!(text, "  -> {address} {port} {node}/{zone} {state}").unwrap();
+            write!(text, "  -> {address} {port} {node}/{zone} {state}").unwrap();
+            if endpoint.weight != Endpoint::ORDINARY_WEIGHT {
+                write!(text, " weight {}", endpoint.weight).unwrap();
+            }
+            for hint in endpoint.hinted_zones.iter().chain(&endpoint.hinted_nodes) {
+                write!(text, " for {hint}").unwrap();
+            }
+            writeln!(text).unwrap();
         }
     }
     for NodeEntry {
@@ -67,6 +78,33 @@ fn dump(table: &Table) -> String {
         writeln!(text, "node {name}/{zone} {addresses:?} {pod_cidrs:?}").unwrap();
     }
     text
+}
+
+/// What differs from a service that asks for nothing.
+fn described(options: &Options) -> String {
+    let mut words = vec![
+        format!("{:?}", options.distribution),
+        format!("{:?}", options.algorithm),
+    ];
+    words.extend(options.return_path.map(|path| format!("{path:?}")));
+    words.extend(
+        options
+            .affinity_seconds
+            .map(|seconds| format!("affinity {seconds}")),
+    );
+    words.extend(
+        options
+            .source_ranges
+            .iter()
+            .map(|range| format!("from {range}")),
+    );
+    words.extend(options.publish_not_ready.then(|| "unready too".to_owned()));
+    words.extend(
+        options
+            .health_check_node_port
+            .map(|port| format!("health at {port}")),
+    );
+    words.join(" ")
 }
 
 fn check(manifests: &str, expected: &str) {
@@ -218,6 +256,44 @@ endpoints: [{addresses: [10.244.0.2], nodeName: n1, conditions: {ready: true}}]
         "default/moved:80/TCP \"\" Cluster/Cluster
   ClusterIp 10.96.0.12 80
   -> 10.244.0.2 8080 n1/ ready
+",
+    );
+}
+
+#[test]
+fn what_a_service_asks_for_is_told() {
+    check(
+        "
+kind: Service
+metadata: {namespace: default, name: lb, annotations: {portolan.dev/algorithm: least-connections, portolan.dev/return-path: direct}}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.13
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30999
+  loadBalancerSourceRanges: [203.0.113.0/24, 'fd00::/8']
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
+  trafficDistribution: PreferClose
+  publishNotReadyAddresses: true
+  ports: [{port: 80, nodePort: 30080}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.5}, {ip: 203.0.113.6, ipMode: Proxy}]}}
+---
+kind: EndpointSlice
+metadata: {namespace: default, name: lb-1, labels: {kubernetes.io/service-name: lb}, annotations: {portolan.dev/weights: '{\"10.244.0.2\": 250}'}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.244.0.2], nodeName: n1, zone: a, hints: {forZones: [{name: a}], forNodes: [{name: n1}]}}
+- {addresses: [10.244.0.3], nodeName: n2, zone: b, hints: {forZones: [{name: b}]}}
+",
+        "default/lb:80/TCP \"\" Cluster/Local
+  ClusterIp 10.96.0.13 80
+  NodePort * 30080
+  LoadBalancer 203.0.113.5 80
+  SameZone LeastConnections Direct affinity 60 from 203.0.113.0/24 from fd00::/8 unready too health at 30999
+  -> 10.244.0.2 8080 n1/a ready weight 250 for a for n1
+  -> 10.244.0.3 8080 n2/b ready for b
 ",
     );
 }

@@ -11,6 +11,7 @@
 mod compile;
 mod index;
 mod latency;
+pub mod options;
 mod publisher;
 mod source;
 mod table;
@@ -23,5 +24,6 @@ pub use latency::{Latency, Programming};
 pub use publisher::{Change, Published, Publisher, Subscription};
 pub use source::run;
 pub use table::{
-    Endpoint, Frontend, FrontendKind, NodeEntry, Protocol, ServicePort, Table, TrafficPolicy,
+    Algorithm, Distribution, Endpoint, Frontend, FrontendKind, NodeEntry, Options, Protocol,
+    ReturnPath, ServicePort, Table, TrafficPolicy,
 };

@@ -37,6 +37,60 @@ pub struct ServicePort {
     pub internal_policy: TrafficPolicy,
     /// For clients beyond the cluster.
     pub external_policy: TrafficPolicy,
+    /// What else it asks for.
+    pub options: Options,
+}
+
+/// What a Service asks for beside ports, addresses and policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Which endpoints are preferred.
+    pub distribution: Distribution,
+    /// How one of them is chosen.
+    pub algorithm: Algorithm,
+    /// How packets of endpoints on other nodes get back; `None`: as each node is configured.
+    pub return_path: Option<ReturnPath>,
+    /// For so many seconds after its last new flow a client keeps its endpoint.
+    pub affinity_seconds: Option<u32>,
+    /// Who may knock at a load balancer's address; empty: anybody.
+    pub source_ranges: Vec<IpNet>,
+    /// Endpoints get flows whether or not they are ready.
+    pub publish_not_ready: bool,
+    /// Where each node says how many local endpoints it has.
+    pub health_check_node_port: Option<u16>,
+}
+
+/// Which endpoints are preferred where a policy of Cluster leaves a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    /// The node's own as far as they can take the load.
+    #[default]
+    LoadAware,
+    /// The node's own.
+    SameNode,
+    /// The zone's.
+    SameZone,
+    /// None.
+    Even,
+}
+
+/// How one of them is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Consistent hashing.
+    #[default]
+    Maglev,
+    /// The less busy of two.
+    LeastConnections,
+}
+
+/// How packets of endpoints on other nodes get back to clients beyond the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReturnPath {
+    /// By the node that the client knocked at.
+    SourceNat,
+    /// Straight from the endpoint's node.
+    Direct,
 }
 
 /// A transport that services are told apart by.
@@ -113,6 +167,17 @@ pub struct Endpoint {
     pub serving: bool,
     /// It is on its way out.
     pub terminating: bool,
+    /// Its share of new flows beside others, where 100 is ordinary.
+    pub weight: u32,
+    /// Topology hints: the zones whose clients it is for.
+    pub hinted_zones: Vec<String>,
+    /// Topology hints: the nodes whose clients it is for.
+    pub hinted_nodes: Vec<String>,
+}
+
+impl Endpoint {
+    /// The weight of an endpoint of which nobody says anything else.
+    pub const ORDINARY_WEIGHT: u32 = 100;
 }
 
 /// Which endpoints may serve a client.

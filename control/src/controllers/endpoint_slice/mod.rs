@@ -23,6 +23,7 @@ use super::{
     worker::{Controller, Error, Outcome, own_key},
 };
 use crate::api::ObjectKey;
+use crate::routing::options;
 
 pub use plan::{Action, MANAGED_BY, MANAGER, SERVICE_NAME, View, plan};
 
@@ -32,13 +33,17 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub fn controller(context: &Arc<Context>) -> Controller<ObjectKey> {
     let informers = &context.informers;
     let shared = Arc::clone(context);
+    let complaining = Arc::clone(context);
     let services = Arc::clone(&informers.services);
     let all_services = Arc::clone(&informers.services);
     Controller::new("endpointslice", &context.clock, move |key| {
         let context = Arc::clone(&shared);
         async move { reconcile(&context, &key).await }
     })
-    .watch(&informers.services, own_key)
+    .watch(&informers.services, move |change: &Change<Service>| {
+        say_complaints(&complaining, change);
+        own_key(change)
+    })
     .watch(
         &informers.endpoint_slices,
         |change: &Change<EndpointSlice>| {
@@ -196,6 +201,26 @@ async fn delete(context: &Context, slice: &EndpointSlice) -> Result<(), Error> {
     client
         .delete(ENDPOINT_SLICES, &key, precondition, None, None)
         .await
+}
+
+/// Says on a Service that is new or changed which of its annotations are not understood.
+fn say_complaints(context: &Context, change: &Change<Service>) {
+    let Some(service) = &change.new else {
+        return;
+    };
+    let before = change.old.as_deref().map(options::complaints);
+    let before = before.unwrap_or_default();
+    for complaint in options::complaints(service) {
+        if before.contains(&complaint) {
+            continue;
+        }
+        context.events.record(
+            Regarding::object(service.as_ref()),
+            Severity::Warning,
+            "UnknownAnnotationValue",
+            complaint,
+        );
+    }
 }
 
 fn say_failed(context: &Context, service: &Service, error: &Error) {

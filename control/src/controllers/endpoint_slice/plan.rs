@@ -11,12 +11,16 @@ use std::{
 use k8s_openapi::{
     api::{
         core::v1::{ObjectReference, Pod, Service, ServicePort},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+            ForZone,
+        },
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use crate::controllers::{meta, pods};
+use crate::routing::options;
 
 /// The label that names a slice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -69,6 +73,10 @@ impl fmt::Display for Action {
             meta::name(&slice.metadata),
             slice.address_type
         )?;
+        let annotations = slice.metadata.annotations.iter().flatten();
+        for (_, weights) in annotations.filter(|(name, _)| *name == options::WEIGHTS) {
+            write!(f, " weights {weights}")?;
+        }
         for port in slice.ports.iter().flatten() {
             let name = port.name.as_deref().unwrap_or_default();
             let protocol = port.protocol.as_deref().unwrap_or_default();
@@ -85,6 +93,20 @@ impl fmt::Display for Action {
                 if holds == Some(true) {
                     write!(f, " {word}")?;
                 }
+            }
+            for zone in endpoint
+                .hints
+                .iter()
+                .flat_map(|hints| hints.for_zones.iter().flatten())
+            {
+                write!(f, " for-zone {}", zone.name)?;
+            }
+            for node in endpoint
+                .hints
+                .iter()
+                .flat_map(|hints| hints.for_nodes.iter().flatten())
+            {
+                write!(f, " for-node {}", node.name)?;
             }
             let node = endpoint.node_name.as_deref().unwrap_or("-");
             write!(
@@ -131,7 +153,7 @@ pub fn plan(view: &View<'_>) -> Vec<Action> {
         let mut slices = by_group.remove(group).unwrap_or_default();
         slices.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
         fill(
-            view.service,
+            view,
             group.0,
             ports,
             endpoints,
@@ -204,6 +226,8 @@ fn endpoint(view: &View<'_>, pod: &Pod, address: &str) -> Endpoint {
     let serving = pods::is_ready(pod);
     let terminating = meta::is_terminating(&pod.metadata);
     let node = pods::node(pod);
+    let zone = node.and_then(|node| view.zones.get(node).cloned());
+    let is_ready = publish || (serving && !terminating);
     let pod_spec = pod.spec.as_ref();
     let hostname = pod_spec
         .filter(|spec| spec.subdomain.as_deref() == Some(meta::name(&view.service.metadata)))
@@ -211,7 +235,7 @@ fn endpoint(view: &View<'_>, pod: &Pod, address: &str) -> Endpoint {
     Endpoint {
         addresses: vec![address.to_owned()],
         conditions: Some(EndpointConditions {
-            ready: Some(publish || (serving && !terminating)),
+            ready: Some(is_ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -224,9 +248,58 @@ fn endpoint(view: &View<'_>, pod: &Pod, address: &str) -> Endpoint {
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        zone: node.and_then(|node| view.zones.get(node).cloned()),
+        hints: hints(view.service, node, zone.as_deref()).filter(|_| is_ready),
+        zone,
         ..Endpoint::default()
     }
+}
+
+/// Whose clients a ready endpoint is for, as spec.trafficDistribution has it (KEP-2433, KEP-3015).
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let spec = service.spec.as_ref()?;
+    let name = |text: &str| text.to_owned();
+    let zones = zone.map(|zone| vec![ForZone { name: name(zone) }]);
+    let hints = match spec.traffic_distribution.as_deref()? {
+        "PreferClose" | "PreferSameZone" => EndpointHints {
+            for_zones: Some(zones?),
+            for_nodes: None,
+        },
+        "PreferSameNode" => EndpointHints {
+            for_zones: zones,
+            for_nodes: Some(vec![ForNode { name: name(node?) }]),
+        },
+        _ => return None,
+    };
+    Some(hints)
+}
+
+/// The annotation that says the weights of a slice's endpoints; none if all are ordinary.
+fn weights(view: &View<'_>, endpoints: &[Endpoint]) -> Option<String> {
+    let weight_of = |endpoint: &Endpoint| {
+        let target = endpoint.target_ref.as_ref()?;
+        let pod = view
+            .pods
+            .iter()
+            .find(|pod| pod.metadata.uid == target.uid)?;
+        let annotations = pod.metadata.annotations.as_ref()?;
+        options::weight(annotations.get(options::WEIGHT)?)
+    };
+    let weights: BTreeMap<&String, u32> = endpoints
+        .iter()
+        .filter_map(|endpoint| Some((endpoint.addresses.first()?, weight_of(endpoint)?)))
+        .collect();
+    (!weights.is_empty()).then(|| serde_json::json!(weights).to_string())
+}
+
+/// A slice's annotations with those weights in the place of older ones.
+fn annotated(
+    old: Option<&BTreeMap<String, String>>,
+    weights: Option<String>,
+) -> Option<BTreeMap<String, String>> {
+    let mut annotations = old.cloned().unwrap_or_default();
+    annotations.remove(options::WEIGHTS);
+    annotations.extend(weights.map(|weights| (options::WEIGHTS.to_owned(), weights)));
+    (!annotations.is_empty()).then_some(annotations)
 }
 
 /// The Service's ports as this pod offers them; one whose named port the pod does not have is left out.
@@ -290,7 +363,7 @@ fn text_of(ports: &[EndpointPort]) -> String {
 
 /// Brings the slices of one group to the wanted endpoints, which are used up.
 fn fill(
-    service: &Service,
+    view: &View<'_>,
     family: &'static str,
     ports: &Ports,
     wanted: &mut BTreeMap<String, Endpoint>,
@@ -322,7 +395,11 @@ fn fill(
         is_kept = true;
         let new = EndpointSlice {
             metadata: ObjectMeta {
-                labels: Some(labels(service)),
+                labels: Some(labels(view.service)),
+                annotations: annotated(
+                    slice.metadata.annotations.as_ref(),
+                    weights(view, &content),
+                ),
                 ..slice.metadata.clone()
             },
             address_type: slice.address_type.clone(),
@@ -332,7 +409,10 @@ fn fill(
         let same_ports = slice.ports.as_deref().unwrap_or_default() == ports.as_slice();
         let same_endpoints = slice.endpoints.as_deref().unwrap_or_default()
             == new.endpoints.as_deref().unwrap_or_default();
-        if !(same_ports && same_endpoints && slice.metadata.labels == new.metadata.labels) {
+        let same_metadata = slice.metadata.labels == new.metadata.labels
+            && slice.metadata.annotations.clone().unwrap_or_default()
+                == new.metadata.annotations.clone().unwrap_or_default();
+        if !(same_ports && same_endpoints && same_metadata) {
             actions.push(Action::Update {
                 old: Arc::clone(slice),
                 new: Box::new(new),
@@ -344,7 +424,7 @@ fn fill(
         is_kept = true;
         let rest = left.split_off(left.len().min(MOST));
         let slice = new_slice(
-            service,
+            view,
             family,
             ports,
             std::mem::replace(&mut left, rest),
@@ -355,13 +435,13 @@ fn fill(
 }
 
 fn new_slice(
-    service: &Service,
+    view: &View<'_>,
     family: &'static str,
     ports: &Ports,
     endpoints: Vec<Endpoint>,
     names: &mut BTreeSet<String>,
 ) -> EndpointSlice {
-    let metadata = &service.metadata;
+    let metadata = &view.service.metadata;
     // A name that follows from what the slice is for: made twice by mistake, it is refused the second time.
     let name = (0..=u32::MAX)
         .map(|number| {
@@ -376,7 +456,8 @@ fn new_slice(
         metadata: ObjectMeta {
             name: Some(name),
             namespace: metadata.namespace.clone(),
-            labels: Some(labels(service)),
+            labels: Some(labels(view.service)),
+            annotations: annotated(None, weights(view, &endpoints)),
             owner_references: Some(vec![meta::controller_reference("v1", "Service", metadata)]),
             ..ObjectMeta::default()
         },

@@ -151,6 +151,65 @@ fn pods_come_change_and_go() {
 }
 
 #[test]
+fn hints_follow_the_traffic_distribution() {
+    let mut world = World::new(service(
+        &json!({"spec": {"trafficDistribution": "PreferSameNode"}}),
+    ));
+    world.pods = vec![
+        pod(1, &json!({})),
+        pod(2, &json!({"spec": {"nodeName": "n2"}})),
+        pod(
+            3,
+            &json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+        ),
+    ];
+    assert_eq!(
+        world.readable(),
+        "create A IPv4 http:8080/TCP\n\
+         \x20 10.244.1.1 ready serving for-zone east for-node n1 on n1 in east\n\
+         \x20 10.244.1.2 ready serving for-node n2 on n2 in -\n\
+         \x20 10.244.1.3 on n1 in east"
+    );
+    world.service = service(&json!({"spec": {"trafficDistribution": "PreferClose"}}));
+    assert_eq!(
+        world.readable(),
+        "update A IPv4 http:8080/TCP\n\
+         \x20 10.244.1.1 ready serving for-zone east on n1 in east\n\
+         \x20 10.244.1.2 ready serving on n2 in -\n\
+         \x20 10.244.1.3 on n1 in east"
+    );
+    world.service = service(&json!({}));
+    assert_eq!(
+        world.readable(),
+        "update A IPv4 http:8080/TCP\n\
+         \x20 10.244.1.1 ready serving on n1 in east\n\
+         \x20 10.244.1.2 ready serving on n2 in -\n\
+         \x20 10.244.1.3 on n1 in east"
+    );
+}
+
+#[test]
+fn weights_of_pods_stand_in_their_slice() {
+    let mut world = World::new(service(&json!({})));
+    let heavy = json!({"metadata": {"annotations": {"portolan.dev/weight": "250"}}});
+    world.pods = vec![pod(1, &heavy), pod(2, &json!({}))];
+    assert_eq!(
+        world.readable(),
+        "create A IPv4 weights {\"10.244.1.1\":250} http:8080/TCP\n\
+         \x20 10.244.1.1 ready serving on n1 in east\n\
+         \x20 10.244.1.2 ready serving on n1 in east"
+    );
+    assert_eq!(world.readable(), "", "nothing left to do");
+    world.pods = vec![pod(1, &json!({})), pod(2, &json!({}))];
+    assert_eq!(
+        world.readable(),
+        "update A IPv4 http:8080/TCP\n\
+         \x20 10.244.1.1 ready serving on n1 in east\n\
+         \x20 10.244.1.2 ready serving on n1 in east"
+    );
+}
+
+#[test]
 fn each_family_has_its_own_slices() {
     let mut world = World::new(service(&json!({"spec": {"ipFamilies": ["IPv4", "IPv6"]}})));
     world.pods = vec![pod(1, &json!({}))];

@@ -7,6 +7,7 @@ use super::super::{Faults, Path, metadata, names};
 use super::pod_defaults::CONTAINER_LISTS;
 use super::{containers, volumes};
 use crate::api::meta;
+use crate::routing::options;
 
 /// What of a pod's spec an update may change.
 const CHANGEABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -15,7 +16,23 @@ tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it
 
 /// What is wrong with a pod.
 pub fn pod(object: &Value, faults: &mut Faults) {
+    weight(object, faults);
     spec(&object["spec"], &Path::new("spec"), faults);
+}
+
+/// A pod's share of new flows, where its annotation says one.
+fn weight(object: &Value, faults: &mut Faults) {
+    let annotations = &object["metadata"]["annotations"];
+    if let Some(text) = annotations[options::WEIGHT].as_str()
+        && options::weight(text).is_none()
+    {
+        let why = format!(
+            "must be a whole number from 0 to {}",
+            options::LARGEST_WEIGHT
+        );
+        let path = Path::new("metadata.annotations").key(options::WEIGHT);
+        faults.invalid_text(&path, text, &why);
+    }
 }
 
 /// What is wrong with a pod's spec.

@@ -104,6 +104,35 @@ pub fn service(object: &Value, faults: &mut Faults) {
     affinity(spec, &path, faults);
     policies(spec, is_external(object), &path, faults);
     addresses(spec, &path, faults);
+    balancer(spec, kind, &path, faults);
+}
+
+/// What only load balancers have.
+fn balancer(spec: &Value, kind: &str, path: &Path, faults: &mut Faults) {
+    let ranges = meta::list(spec, &["loadBalancerSourceRanges"]);
+    let at = path.child("loadBalancerSourceRanges");
+    if !ranges.is_empty() && kind != "LoadBalancer" {
+        faults.forbidden(&at, "may only be used when `type` is 'LoadBalancer'");
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        let text = range.as_str().unwrap_or("");
+        if text.trim().parse::<ipnet::IpNet>().is_err() {
+            faults.invalid_text(
+                &at.index(index),
+                text,
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            );
+        }
+    }
+    let local = meta::text(spec, &["externalTrafficPolicy"]) == "Local";
+    let port = meta::number(spec, &["healthCheckNodePort"]).unwrap_or(0);
+    if port != 0 && !(kind == "LoadBalancer" && local) {
+        faults.invalid(
+            &path.child("healthCheckNodePort"),
+            &Value::from(port),
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        );
+    }
 }
 
 fn external_name(spec: &Value, path: &Path, faults: &mut Faults) {

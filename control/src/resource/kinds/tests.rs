@@ -229,6 +229,23 @@ fn services() {
             json!("Some"),
             "spec.sessionAffinity: Unsupported value: \"Some\": supported values: \"ClientIP\", \"None\"",
         ),
+        (
+            "/spec/loadBalancerSourceRanges",
+            json!(["10.0.0.0/33"]),
+            "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value, \
+             (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ),
+        (
+            "/spec/loadBalancerSourceRanges",
+            json!(["10.0.0.0/8"]),
+            "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+        ),
+        (
+            "/spec/healthCheckNodePort",
+            json!(30000),
+            "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and \
+             `externalTrafficPolicy` is 'Local'",
+        ),
     ] {
         let found = faults(rows::SERVICES, set(service(), pointer, value));
         assert!(found.contains(&expected.to_owned()), "{pointer}: {found:?}");
