@@ -3,20 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    mem::offset_of,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use portolan_abi::{
     ABI_VERSION,
     address::{V4, V6},
     backend::state,
-    config::flags,
+    config::{NodeConfig, flags},
     pod::PodEntry,
 };
 
 use crate::{
-    Config, Error, PodInterface, Swept, Transmit, affinity,
+    Config, Error, Observed, PodInterface, Swept, Transmit, affinity,
     backends::{self, Backends, Place},
     flows,
     maps::{self, Maps, failed, names},
@@ -26,8 +28,10 @@ use crate::{
     },
     pods::Pods,
     programs::{LINKS, POD, ProgramInfo, Programs, Run, UPLINK, unhook},
+    report::{self, PacketReport},
     services::{Context, Services},
     sys::{self, Map},
+    watch,
 };
 
 /// The loaded programs and the maps they share with this process.
@@ -62,6 +66,7 @@ impl Dataplane {
         )?;
         let maps = Maps::open(&config.pin_dir)?;
         configure(&maps, &config)?;
+        watch::forget_lost(&config.pin_dir, &maps.config);
         programs.adopt()?;
         let backends = Backends::restore(&maps);
         let services = Services::restore(&maps, &backends)?;
@@ -125,12 +130,14 @@ impl Dataplane {
     }
 
     fn set_uplink(&self, index: u32, transmits: bool) {
-        let before = self.maps.config.get(0);
-        let mut config = before;
-        config.uplink = index;
-        config.flags = if transmits { flags::XDP_TRANSMIT } else { 0 };
-        if config != before {
-            self.maps.config.set(0, config);
+        let word = |offset| self.maps.config.half(0, offset);
+        word(offset_of!(NodeConfig, uplink)).store(index, Ordering::Release);
+        // The other flags are others' to set.
+        let flags = word(offset_of!(NodeConfig, flags));
+        if transmits {
+            flags.fetch_or(flags::XDP_TRANSMIT, Ordering::Release);
+        } else {
+            flags.fetch_and(!flags::XDP_TRANSMIT, Ordering::Release);
         }
     }
 
@@ -275,6 +282,13 @@ impl Dataplane {
                 count,
             });
         Ok(counts.collect())
+    }
+
+    /// What watched packets met with, in words.
+    pub fn describe(&self, observed: &Observed) -> Vec<PacketReport> {
+        let names = self.services.names();
+        let in_words = |report| report::in_words(report, &self.maps, &names);
+        observed.0.iter().map(in_words).collect()
     }
 
     /// Takes aged flows out and frees what only they held, and looks again whether XDP may send. To be called about once

@@ -64,6 +64,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The ring buffer of reports has one reader.
+    #[error("packets are being watched already: only one trace or flow log can run at a time")]
+    AlreadyWatched,
     /// A system call failed.
     #[error("{operation} {object}")]
     System {

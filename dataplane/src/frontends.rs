@@ -145,6 +145,14 @@ pub fn number(protocol: Protocol) -> Option<u8> {
     }
 }
 
+/// The protocol of an IANA number that services may have.
+pub fn protocol(number: u8) -> Protocol {
+    match number {
+        protocol::TCP => Protocol::Tcp,
+        _ => Protocol::Udp,
+    }
+}
+
 /// Where packets may find a service, with the flags of each place.
 pub fn keys(service: &Service, protocol: u8, node_addresses: &[IpAddr]) -> BTreeMap<Key, u32> {
     let mut keys = BTreeMap::new();

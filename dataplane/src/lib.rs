@@ -59,8 +59,10 @@ mod pods;
 mod programs;
 mod ranges;
 mod records;
+pub mod report;
 mod services;
 mod sys;
+mod watch;
 
 pub use config::{Capacity, Config, PodInterface, Swept, Transmit};
 pub use dataplane::Dataplane;
@@ -68,6 +70,7 @@ pub use driver::{Driver, Target};
 pub use error::Error;
 pub use object::xdp_pass;
 pub use programs::{ProgramInfo, Run};
+pub use watch::{Observed, Watcher};
 
 /// Leaves the checksums of what an interface sends to the device, or has the stack complete them.
 ///

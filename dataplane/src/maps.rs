@@ -22,7 +22,7 @@ pub mod names {
     /// One [`portolan_abi::config::NodeConfig`].
     pub const CONFIG: &str = "CONFIG";
     /// All maps, for checks and removal.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: &[&str] = &[
         CONFIG,
         "SERVICES_V4",
         "SERVICES_V6",
@@ -43,7 +43,13 @@ pub mod names {
         "DROPS",
         "EVENTS",
         "RECORDS",
+        WATCH,
+        REPORTS,
     ];
+    /// One [`portolan_abi::report::Watch`].
+    pub const WATCH: &str = "WATCH";
+    /// The ring buffer of [`portolan_abi::report::Report`].
+    pub const REPORTS: &str = "REPORTS";
 }
 
 /// The maps.
@@ -172,7 +178,8 @@ pub fn memory(pins: &Path) -> Result<Vec<(&'static str, u64)>, Error> {
         .collect()
 }
 
-fn mapped<T: sys::Plain>(pins: &Path, name: &str) -> Result<Mapped<T>, Error> {
+/// An array that is pinned in a folder, in this process's memory.
+pub fn mapped<T: sys::Plain>(pins: &Path, name: &str) -> Result<Mapped<T>, Error> {
     let path = pins.join(name);
     Mapped::open(&path).map_err(|error| failed("map into memory", &path, error))
 }

@@ -19,7 +19,7 @@
 //!   and `uplink_ingress` handles that the same way.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
-//! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `stages`, `skb` and `xdp`, nowhere else.
+//! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `stages`, `skb`, `xdp` and `watch`, nowhere else.
 //!
 //! # How to build, inspect and test
 //! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
@@ -42,6 +42,7 @@ mod skb;
 mod stages;
 mod tc;
 mod uplink;
+mod watch;
 mod xdp;
 
 #[panic_handler]

@@ -135,6 +135,6 @@ pub fn answer(context: &TcContext, frame: &refusal::Frame, length: u32) -> Resul
     if failed {
         return Err(DropReason::RefusalFailed);
     }
-    // SAFETY: the interface is that of the packet.
+    // SAFETY: the helper notes where to; the verdict does it.
     Ok(unsafe { bpf_redirect(interface(context), 0) } as i32)
 }

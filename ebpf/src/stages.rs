@@ -23,9 +23,14 @@ macro_rules! stages {
         }
 
         #[unsafe(no_mangle)]
-        extern "C" fn $in_source_nat(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
+        extern "C" fn $in_source_nat(
+            packet: *const Packet<$family>,
+            hash: u64,
+            hook: u32,
+            second: u32,
+        ) -> u64 {
             with(packet, |packet, maps| {
-                client::in_source_nat(packet, hash, Hook(hook), maps)
+                client::in_source_nat(packet, hash, Hook(hook), second != 0, maps)
             })
         }
 
@@ -113,8 +118,9 @@ macro_rules! stages {
                 packet: &Packet<$family>,
                 hash: u64,
                 hook: Hook,
+                second: bool,
             ) -> Outcome {
-                Outcome($in_source_nat(packet, hash, hook.0))
+                Outcome($in_source_nat(packet, hash, hook.0, u32::from(second)))
             }
 
             #[inline(always)]

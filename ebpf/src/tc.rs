@@ -12,6 +12,7 @@ use portolan_abi::{
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, NotParsed, Packet, field},
     protocol, refusal,
+    report::program,
     rewrite::Rewrite,
     route::route,
     tables::{Hook, Stages},
@@ -21,6 +22,7 @@ use crate::{
     count,
     maps::{self, Family, Maps},
     skb,
+    watch::{self, Watched},
 };
 
 /// Leaves the packet to whoever comes next: other programs, then the node's stack.
@@ -46,8 +48,9 @@ pub fn handle(context: &TcContext, hook: Hook) -> i32 {
     }
 }
 
-#[inline(always)]
-fn family<A: Family>(context: &TcContext, hook: Hook) -> Result<i32, DropReason>
+// Not inlined, so that a packet of one family does not wait on the stack while the other's is looked at.
+#[inline(never)]
+fn family<A: Family + Watched>(context: &TcContext, hook: Hook) -> Result<i32, DropReason>
 where
     Maps: Stages<A>,
 {
@@ -71,7 +74,7 @@ where
     let maps = Maps { config };
     let mut rewrite = Rewrite::default();
     let outcome = route(&packet, hook, &maps, &mut rewrite);
-    match outcome.action() {
+    let verdict = match outcome.action() {
         Action::Forward => to_backend(context, &packet, outcome, maps, &mut rewrite),
         Action::Reply => {
             if let Some(backend) = maps::backend(outcome.number()) {
@@ -85,7 +88,17 @@ where
             Ok(TC_ACT_SHOT)
         }
         Action::Pass | Action::Unknown | Action::Rechoose => straight_to_pod(context, &packet),
-    }
+    };
+    let place = watch::Place {
+        program: if hook.is_uplink() {
+            program::UPLINK_INGRESS
+        } else {
+            program::POD_EGRESS
+        },
+        interface: skb::interface(context),
+    };
+    watch::tc(config, &packet, &rewrite, outcome, place, verdict);
+    verdict
 }
 
 /// A pod speaks for itself alone, whatever protocol it speaks.

@@ -12,6 +12,7 @@ use portolan_abi::{
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
     protocol, refusal,
+    report::program,
     rewrite::Rewrite,
     route::route,
     tables::{Hook, Stages},
@@ -20,6 +21,7 @@ use portolan_abi::{
 use crate::{
     count, hops,
     maps::{self, Family, Maps},
+    watch::{self, Watched},
     xdp,
 };
 
@@ -40,7 +42,7 @@ pub fn handle(context: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn family<A: Family>(context: &XdpContext, config: &'static NodeConfig) -> u32
+fn family<A: Family + Watched>(context: &XdpContext, config: &'static NodeConfig) -> u32
 where
     Maps: Stages<A>,
 {
@@ -54,16 +56,8 @@ where
     let maps = Maps { config };
     let mut rewrite = Rewrite::default();
     let outcome = route(&packet, Hook::TRANSIT, &maps, &mut rewrite);
-    match outcome.action() {
-        Action::Forward => {
-            let Some(backend) = maps::backend(outcome.number()) else {
-                return XDP_PASS;
-            };
-            // The flow has its slot now: should no next hop be known yet, tcx forwards the packet as one of a known flow.
-            count::outcome(outcome, backend);
-            rewrite.to_backend(&packet, backend, outcome.port(), A::node_address(config));
-            transmit(context, &packet, &rewrite, outcome.number())
-        }
+    let verdict = match outcome.action() {
+        Action::Forward => to_backend(context, &packet, outcome, config, &mut rewrite),
         Action::Reply if rewrite.destination.pod().is_none() => {
             transmit(context, &packet, &rewrite, outcome.number())
         }
@@ -73,7 +67,30 @@ where
             XDP_DROP
         }
         _ => XDP_PASS,
-    }
+    };
+    let place = watch::Place {
+        program: program::XDP_UPLINK,
+        interface: xdp::interface(context),
+    };
+    watch::xdp(config, &packet, &rewrite, outcome, place, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn to_backend<A: Family>(
+    context: &XdpContext,
+    packet: &Packet<A>,
+    outcome: Outcome,
+    config: &NodeConfig,
+    rewrite: &mut Rewrite<A>,
+) -> u32 {
+    let Some(backend) = maps::backend(outcome.number()) else {
+        return XDP_PASS;
+    };
+    // The flow has its slot now: should no next hop be known yet, tcx forwards the packet as one of a known flow.
+    count::outcome(outcome, backend);
+    rewrite.to_backend(packet, backend, outcome.port(), A::node_address(config));
+    transmit(context, packet, rewrite, outcome.number())
 }
 
 /// Rewrites a packet and sends it out again, if XDP can; else the packet is as it was and goes up.

@@ -39,6 +39,12 @@ pub fn frame(context: &XdpContext) -> Frame {
     Frame::new(context.data(), context.data_end(), length as u32)
 }
 
+/// The interface that a packet came in by.
+#[inline(always)]
+pub fn interface(context: &XdpContext) -> u32 {
+    context.ingress_ifindex() as u32
+}
+
 /// Changes a packet's addresses, ports and next hop with the checksums over them; nothing if not all of it is there.
 #[inline(always)]
 pub fn rewrite<A: Address>(

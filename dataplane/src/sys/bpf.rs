@@ -19,6 +19,7 @@ use portolan_abi::{
     counters::ServiceCount,
     flow::{BucketV4, BucketV6},
     pod::PodEntry,
+    report::{Report, Watch},
     sender::SenderEntry,
     service::{ServiceEntry, ServiceKey, ServiceRecord},
     source_range::RangeKey,
@@ -46,6 +47,16 @@ unsafe impl Plain for u32 {}
 // SAFETY: integers have both properties.
 unsafe impl Plain for u64 {}
 
+/// A value from its bytes, wherever they lie.
+///
+/// # Panics
+/// If there are too few.
+pub fn plain<T: Plain>(bytes: &[u8]) -> T {
+    assert!(bytes.len() >= mem::size_of::<T>(), "all bytes of a value");
+    // SAFETY: the bytes are there, and all patterns of them are valid for a plain type.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
 macro_rules! plain {
     ($($type:ty),* $(,)?) => {
         $(
@@ -66,6 +77,7 @@ plain!(
     NodeConfig,
     PodEntry,
     RangeKey,
+    Report,
     SenderEntry,
     ServiceCount,
     ServiceEntry,
@@ -75,6 +87,7 @@ plain!(
     Share,
     V4,
     V6,
+    Watch,
 );
 
 #[repr(C)]

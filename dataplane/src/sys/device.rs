@@ -49,6 +49,12 @@ fn ioctl(number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
     Ok(())
 }
 
+/// The name of an interface.
+pub fn name_of(index: u32) -> io::Result<String> {
+    let name = nix::net::if_::if_indextoname(index)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
 /// The index of an interface.
 pub fn index_of(interface: &str) -> io::Result<u32> {
     let name = CString::new(interface)?;
@@ -57,20 +63,6 @@ pub fn index_of(interface: &str) -> io::Result<u32> {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
     }
-}
-
-/// The name of the interface with an index.
-pub fn name_of(index: u32) -> io::Result<String> {
-    let mut name = [0_u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that the call writes at most.
-    if unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) }.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    let end = name
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(name.len());
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 /// The MAC address of an interface.

@@ -6,7 +6,7 @@ mod device;
 mod memory;
 mod netlink;
 
-pub use bpf::{Map, Plain, detach_link, link_interface, possible_cpus};
+pub use bpf::{Map, Plain, detach_link, link_interface, plain, possible_cpus};
 pub use device::{driver, index_of, mac_of, name_of, offload_checksums};
 pub use memory::Mapped;
 pub use netlink::peer_runs_xdp;

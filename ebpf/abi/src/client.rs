@@ -50,34 +50,21 @@ pub fn in_flows<A: Address, T: Tables<A>>(
     search(packet, hash, &bucket, None, hook.is_transit_only(), tables)
 }
 
-/// Looks in the source NAT table.
+/// Looks in one of the two buckets of the source NAT table that the flow may stand in.
 #[inline(always)]
 pub fn in_source_nat<A: Address, T: Tables<A>>(
     packet: &Packet<A>,
     hash: u64,
     hook: Hook,
+    second: bool,
     tables: &T,
 ) -> Outcome {
-    let mut second = 0;
-    while second < 2 {
-        let index = source_nat::bucket_of_client(hash, packet.protocol, second == 1);
-        let Some(bucket) = tables.source_nat(index) else {
-            return Outcome::UNKNOWN;
-        };
-        let outcome = search(
-            packet,
-            hash,
-            &bucket,
-            Some(index),
-            hook.is_transit_only(),
-            tables,
-        );
-        if outcome != Outcome::UNKNOWN {
-            return outcome;
-        }
-        second += 1;
-    }
-    Outcome::UNKNOWN
+    let index = source_nat::bucket_of_client(hash, packet.protocol, second);
+    let Some(bucket) = tables.source_nat(index) else {
+        return Outcome::UNKNOWN;
+    };
+    let transit_only = hook.is_transit_only();
+    search(packet, hash, &bucket, Some(index), transit_only, tables)
 }
 
 /// A client's packet of a flow that has a slot goes on, unless the flow must leave its backend.
@@ -115,13 +102,13 @@ fn search<A: Address, T: Tables<A>>(
     }
     // A flow whose backend is gone is reset, so that its slot is soon free.
     let flags = if stays { packet.tcp_flags } else { tcp::RST };
-    flow_table::refresh(bucket, slot, meta, Sender::Client, flags, now);
+    let ended = flow_table::refresh(bucket, slot, meta, Sender::Client, flags, now);
     if !stays {
-        return Outcome::refuse(DropReason::BackendGone, backend.service);
+        return Outcome::refuse(DropReason::BackendGone, backend.service).ended_if(ended);
     }
     let port = match source_nat {
         None => Be16(0),
         Some(index) => source_nat::port_of_place(index, slot),
     };
-    Outcome::forward(id, port)
+    Outcome::forward(id, port).ended_if(ended)
 }

@@ -40,4 +40,6 @@ assert_layout!(
 pub mod flags {
     /// XDP may send packets out of the uplink itself.
     pub const XDP_TRANSMIT: u32 = 1 << 0;
+    /// Somebody watches: programs look at the map of the watch and report what it asks for.
+    pub const WATCHED: u32 = 1 << 1;
 }

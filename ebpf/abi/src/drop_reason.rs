@@ -62,6 +62,7 @@ reasons! {
         ForwardedWithoutSlot = "forwarded_without_slot", "A packet was forwarded by hash alone because its bucket was busy.";
         XdpForwarded = "xdp_forwarded", "A packet was rewritten and sent out again by XDP.";
         XdpRefused = "xdp_refused", "A client was refused by XDP.";
+        ReportLost = "report_lost", "A report of a watched packet found the ring buffer full: its reader is too slow.";
     }
 }
 

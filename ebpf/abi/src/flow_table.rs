@@ -80,7 +80,7 @@ pub fn find_reply<A: Address, B: Bucket<A>>(
     Meta(0)
 }
 
-/// Notes a packet in its flow's slot: writes only when the stage or the age changes.
+/// Notes a packet in its flow's slot: writes only when the stage or the age changes. Whether it was the flow's end.
 #[inline(always)]
 pub fn refresh<A: Address, B: Bucket<A>>(
     bucket: &B,
@@ -89,21 +89,25 @@ pub fn refresh<A: Address, B: Bucket<A>>(
     sender: Sender,
     flags: u8,
     now: u64,
-) {
+) -> bool {
     let mut seen = meta;
     let mut attempt = 0;
     while attempt < REFRESH_ATTEMPTS {
         let noted = seen.at(tcp::next(seen.stage(), sender, flags), now);
-        if noted == seen || bucket.exchange(slot, seen, noted) {
-            return;
+        if noted == seen {
+            return false;
+        }
+        if bucket.exchange(slot, seen, noted) {
+            return noted.stage().is_over() && !seen.stage().is_over();
         }
         // Another CPU was quicker. If the slot is still this flow's, what it wrote is the new starting point.
         seen = bucket.meta(slot);
         if !meta.is_same_flow(seen) {
-            return;
+            return false;
         }
         attempt += 1;
     }
+    false
 }
 
 /// What became of an insertion, in one word: the slot, what became of it, and what the slot was before.

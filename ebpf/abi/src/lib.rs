@@ -55,6 +55,7 @@ pub mod pod;
 pub mod protocol;
 pub mod refusal;
 pub mod reply;
+pub mod report;
 pub mod rewrite;
 pub mod route;
 pub mod sender;

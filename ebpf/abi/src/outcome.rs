@@ -29,8 +29,8 @@ pub enum Action {
 /// An action with what belongs to it.
 ///
 /// ```text
-///  63........48      47..40          36      35..32   31............0
-///  source port  reason, event + 1  opened    action   backend, service
+///  63........48      47..40        37    36      35..32   31............0
+///  source port  reason, event + 1  ended  opened  action   backend, service
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -39,6 +39,7 @@ pub struct Outcome(pub u64);
 impl Outcome {
     const ACTION_SHIFT: u32 = 32;
     const OPENED: u64 = 1 << 36;
+    const ENDED: u64 = 1 << 37;
     const REASON_SHIFT: u32 = 40;
     const PORT_SHIFT: u32 = 48;
 
@@ -89,6 +90,13 @@ impl Outcome {
         Self(self.0 | Self::OPENED)
     }
 
+    /// With the note that a flow ended, if it did.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ended_if(self, ended: bool) -> Self {
+        Self(self.0 | (ended as u64 * Self::ENDED))
+    }
+
     /// With an event to count.
     #[inline(always)]
     #[must_use]
@@ -127,6 +135,12 @@ impl Outcome {
     #[inline(always)]
     pub const fn is_opened(self) -> bool {
         self.0 & Self::OPENED != 0
+    }
+
+    /// Whether a flow ended.
+    #[inline(always)]
+    pub const fn is_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
     }
 
     /// The port that source NAT gives; zero without.

@@ -106,7 +106,7 @@ fn settle<A: Address, T: Tables<A>>(
     if !meta.is_same_flow(bucket.meta(slot)) {
         return Outcome::UNKNOWN;
     }
-    flow_table::refresh(
+    let ended = flow_table::refresh(
         bucket,
         slot,
         meta,
@@ -114,5 +114,5 @@ fn settle<A: Address, T: Tables<A>>(
         packet.tcp_flags,
         tables.now(),
     );
-    Outcome::reply(meta.backend())
+    Outcome::reply(meta.backend()).ended_if(ended)
 }

@@ -30,7 +30,7 @@ pub fn route<A: Address, T: Stages<A>>(
         outcome = tables.reply_from_source_nat(packet, rewrite);
         // From outside, most flows to the node's own address are source-NATed ones.
         if outcome == Outcome::UNKNOWN && hook.is_uplink() {
-            outcome = tables.client_in_source_nat(packet, hash, hook);
+            outcome = in_source_nat(packet, hash, hook, tables);
         }
     }
     if outcome == Outcome::UNKNOWN {
@@ -56,7 +56,7 @@ pub fn route<A: Address, T: Stages<A>>(
         if known.is_none() {
             return Outcome::PASS;
         }
-        let found = tables.client_in_source_nat(packet, hash, hook);
+        let found = in_source_nat(packet, hash, hook, tables);
         if found.is_settled() {
             return found;
         }
@@ -65,4 +65,20 @@ pub fn route<A: Address, T: Stages<A>>(
         }
     }
     tables.open(packet, hash, hook, leaves)
+}
+
+/// Looks in both buckets of the source NAT table.
+#[inline(always)]
+fn in_source_nat<A: Address, T: Stages<A>>(
+    packet: &Packet<A>,
+    hash: u64,
+    hook: Hook,
+    tables: &T,
+) -> Outcome {
+    let first = tables.client_in_source_nat(packet, hash, hook, false);
+    if first == Outcome::UNKNOWN {
+        tables.client_in_source_nat(packet, hash, hook, true)
+    } else {
+        first
+    }
 }

@@ -106,8 +106,14 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
 
     /// [`client::in_source_nat`].
     #[inline(always)]
-    fn client_in_source_nat(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {
-        client::in_source_nat(packet, hash, hook, self)
+    fn client_in_source_nat(
+        &self,
+        packet: &Packet<A>,
+        hash: u64,
+        hook: Hook,
+        second: bool,
+    ) -> Outcome {
+        client::in_source_nat(packet, hash, hook, second, self)
     }
 
     /// [`reply::from_flows`].
