@@ -360,7 +360,9 @@ async fn the_stored_table_serves_until_control_speaks_and_then_leftovers_go() {
         node: "n1".to_owned(),
         zone: String::new(),
     };
-    leftover.upsert(&stray.seen_from(&here)).expect("upserted");
+    leftover
+        .upsert(&stray.seen_from(&here, &BTreeMap::new()))
+        .expect("upserted");
 
     let follower = control.follower(state.path(), &maps, Some(table)).await;
     assert_eq!(
