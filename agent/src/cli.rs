@@ -57,6 +57,10 @@ pub struct RunArgs {
     /// The node's address; once for each family.
     #[arg(long = "node-ip", required = true)]
     pub node_ips: Vec<IpAddr>,
+    /// Whether what pods send beyond the cluster leaves with the node's address. Without, whatever routes there must know
+    /// the way back to pods.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub masquerade: bool,
     /// The node's zone.
     #[arg(long)]
     pub zone: Option<String>,

@@ -96,6 +96,10 @@ impl Maps for FakeMaps {
         Ok(0)
     }
 
+    fn set_networks(&mut self, _: &[portolan_dataplane::model::Network]) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn attach_pod(&mut self, _pod: &PodInterface) -> Result<(), Error> {
         Ok(())
     }

@@ -10,9 +10,10 @@ use std::{
 
 use portolan_abi::{
     address::{Address, V4, V6},
-    backend::{Backend, MAX_BACKENDS, delivery, offers, state},
+    backend::{Backend, delivery, offers, state},
     bytes::Be16,
     choice::Load,
+    masquerade::WORLD,
     pod::PodEntry,
 };
 
@@ -49,7 +50,7 @@ pub struct Backends {
 impl Backends {
     /// Reads the map.
     pub fn restore(maps: &Maps) -> Self {
-        let bound = maps.backends.len().min(MAX_BACKENDS);
+        let bound = maps.backends.len().min(WORLD);
         let mut backends = Self {
             ids: Ids::new(bound),
             known: HashMap::new(),

@@ -17,6 +17,8 @@ pub struct Capacity {
     pub choice_lines: u32,
     /// Prefixes of all load balancers' source ranges.
     pub source_ranges: u32,
+    /// Networks that [`crate::Dataplane::set_networks`] tells of.
+    pub networks: u32,
     /// Clients of services with session affinity that are remembered at once.
     pub affinities: u32,
     /// Pods of this node, counted by address.
@@ -35,6 +37,7 @@ impl Default for Capacity {
             backends: 65_536,
             choice_lines: 65_536,
             source_ranges: 16_384,
+            networks: 65_536,
             affinities: 65_536,
             pod_addresses: 2_048,
             flows_v4: 131_072,
@@ -68,6 +71,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// What XDP may do at the uplink.
     pub transmit: Transmit,
+    /// What pods send beyond the networks of [`crate::Dataplane::set_networks`] leaves by the uplink with the node's address.
+    pub masquerade: bool,
     /// How tc programs are attached; `None`: by the newest way that the kernel has.
     pub tc: Option<TcMode>,
 }
@@ -85,6 +90,7 @@ impl Config {
             node_addresses,
             capacity: Capacity::default(),
             transmit: Transmit::default(),
+            masquerade: false,
             tc: None,
         }
     }

@@ -10,6 +10,7 @@ use portolan_abi::{
     backend::{MAX_BACKENDS, state},
     bytes::Be32,
     flow::{BucketV4, BucketV6, Meta, SLOTS, Stage},
+    masquerade::WORLD,
     protocol,
 };
 
@@ -17,7 +18,7 @@ use crate::{
     backends,
     choice::locality_of,
     maps::Maps,
-    model::{Flow, Protocol, ServiceName},
+    model::{Flow, Locality, Protocol, ServiceName},
     sys::{self, Mapped, Plain},
 };
 
@@ -168,23 +169,40 @@ fn list_table<B: Layout>(
         let (client, frontend) =
             B::addresses(|word| table.word(bucket, at + word * 8).load(Ordering::Acquire));
         let again = Meta(table.word(bucket, at + B::META).load(Ordering::Acquire));
-        if !meta.is_same_flow(again) || meta.backend() >= maps.backends.len() {
+        let protocol = match meta.stage().protocol() {
+            protocol::TCP => Protocol::Tcp,
+            protocol::UDP => Protocol::Udp,
+            // Echoes are no flows to those who ask.
+            _ => return,
+        };
+        if !meta.is_same_flow(again) {
+            return;
+        }
+        let ports = meta.ports();
+        let mut flow = Flow {
+            protocol,
+            client: (client, ports.client.get()),
+            frontend: (frontend, ports.frontend.get()),
+            backend: (frontend, ports.frontend.get()),
+            service: None,
+            locality: Locality::Elsewhere,
+            idle_seconds: meta.idle_nanoseconds(sys::coarse_now()) / 1_000_000_000,
+            state: meta.stage().name().to_owned(),
+        };
+        if meta.backend() == WORLD {
+            flows.push(flow);
+            return;
+        }
+        if meta.backend() >= maps.backends.len() {
             return;
         }
         let backend = maps.backends.get(meta.backend());
-        let tcp = meta.stage().protocol() == protocol::TCP;
         let name = names
             .get(&backend.service)
             .filter(|_| backend.state != state::FREE);
-        flows.push(Flow {
-            protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-            client: (client, meta.ports().client.get()),
-            frontend: (frontend, meta.ports().frontend.get()),
-            backend: (backends::address(&backend), backend.port.get()),
-            service: name.cloned(),
-            locality: locality_of(backend.class),
-            idle_seconds: meta.idle_nanoseconds(sys::coarse_now()) / 1_000_000_000,
-            state: meta.stage().name().to_owned(),
-        });
+        flow.backend = (backends::address(&backend), backend.port.get());
+        flow.service = name.cloned();
+        flow.locality = locality_of(backend.class);
+        flows.push(flow);
     });
 }

@@ -54,6 +54,8 @@ mod flows;
 mod frontends;
 mod maps;
 pub mod model;
+mod networks;
+mod node;
 mod object;
 mod pods;
 mod programs;

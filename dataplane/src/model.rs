@@ -221,6 +221,27 @@ pub struct ClassCounters {
     pub resets: u64,
 }
 
+/// What a network is to pods. What is in no network is beyond the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkRole {
+    /// Pods speak to it with their own addresses.
+    Inside,
+    /// The same, and it is a node of the cluster.
+    Node,
+    /// The same, and it is other nodes' pods, which are behind the tunnel if there is one.
+    Pods,
+}
+
+/// A network that the node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Network {
+    /// Its addresses. The longest prefix counts.
+    pub prefix: IpNet,
+    /// What it is.
+    pub role: NetworkRole,
+}
+
 /// What a service's counters say, summed over CPUs, since its id was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCounters {

@@ -126,7 +126,8 @@ impl Ranges {
     }
 }
 
-fn to_key(set: u32, range: &IpNet) -> RangeKey {
+/// The key of a prefix in a set.
+pub fn to_key(set: u32, range: &IpNet) -> RangeKey {
     match range.trunc() {
         IpNet::V4(range) => RangeKey::new(
             set,

@@ -33,7 +33,7 @@ fn filters(netns: &Netns, interface: &str) -> usize {
 
 #[test]
 fn everything_is_routed_by_clsact_where_there_is_no_tcx() {
-    let mut lab = Lab::with(Transmit::Never, Some(TcMode::Clsact));
+    let mut lab = Lab::with(Transmit::Never, |config| config.tc = Some(TcMode::Clsact));
     assert_eq!(lab.dataplane.tc_mode(), TcMode::Clsact);
     serve(&lab.local, "local", TARGET);
     serve(&lab.remote, "remote", TARGET);

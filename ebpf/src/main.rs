@@ -43,6 +43,7 @@ mod stages;
 mod tc;
 mod uplink;
 mod watch;
+mod world;
 mod xdp;
 
 #[panic_handler]

@@ -16,11 +16,12 @@ use portolan_abi::{
     affinity::{AffinityEntry, AffinityKey},
     backend::Backend,
     choice::{ChoiceLine, LANES, Load, Place, Share},
-    config::NodeConfig,
+    config::{NodeConfig, flags},
     counters::ServiceCount,
     drop_reason::{DropReason, Event},
+    echo::Echo,
     flow::{Bucket, BucketV4, BucketV6},
-    parse::ParseAddress,
+    network,
     pod::PodEntry,
     refusal::{self, Refuse},
     sender::{self, OfSender, SENDERS as SENDER_COUNT, SenderEntry},
@@ -46,6 +47,8 @@ static LOADS: Array<Load> = Array::pinned(1, BPF_F_MMAPABLE);
 static SHARES: Array<Share> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
 static RANGES: LpmTrie<RangeMember, u32> = LpmTrie::pinned(1, BPF_F_NO_PREALLOC);
+#[map]
+static NETWORKS: LpmTrie<RangeMember, u32> = LpmTrie::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static AFFINITY: HashMap<AffinityKey, AffinityEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
@@ -78,7 +81,7 @@ static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 
 /// A family with its maps.
-pub trait Family: ParseAddress + Refuse + OfSender {
+pub trait Family: Echo + Refuse + OfSender {
     /// A bucket of its flow tables.
     type Bucket: Bucket<Self>;
 
@@ -263,6 +266,17 @@ impl<A: Family> Tables<A> for Maps {
     fn is_in_ranges(&self, set: u32, client: A) -> bool {
         let key = Key::new(source_range::WHOLE, RangeMember::new(set, client));
         RANGES.get(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn masquerades(&self) -> bool {
+        self.config.flags & flags::MASQUERADE != 0 && self.config.uplink != 0
+    }
+
+    #[inline(always)]
+    fn network(&self, address: A) -> u32 {
+        let key = Key::new(source_range::WHOLE, RangeMember::new(network::SET, address));
+        NETWORKS.get(&key).copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -10,8 +10,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portolan_abi::{
-    address::Address,
     drop_reason::DropReason,
+    echo::{self, Echo},
     parse::{Packet, field},
     protocol, refusal,
     rewrite::Rewrite,
@@ -66,9 +66,25 @@ fn store<T>(context: &TcContext, offset: usize, value: &T) -> Result<(), DropRea
     }
 }
 
+/// Where a packet's checksum and ports lie, and how its checksum is to be changed: for addresses, then for ports.
+#[inline(always)]
+fn transport<A: Echo>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR);
+    let mangled = u64::from(BPF_F_MARK_MANGLED_0);
+    match packet.protocol {
+        protocol::TCP => (field::TCP_CHECKSUM, field::SOURCE_PORT, [pseudo, 0]),
+        protocol::UDP => (
+            field::UDP_CHECKSUM,
+            field::SOURCE_PORT,
+            [pseudo | mangled, mangled],
+        ),
+        _ => (echo::CHECKSUM, echo::IDENTIFIER, [pseudo, 0]),
+    }
+}
+
 /// Changes a packet's addresses and ports with the checksums over them.
 #[inline(always)]
-pub fn rewrite<A: Address>(
+pub fn rewrite<A: Echo>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
@@ -76,21 +92,15 @@ pub fn rewrite<A: Address>(
     let skb = context.as_ptr().cast();
     let addresses = u64::from(rewrite.addresses(packet).sum());
     let ports = u64::from(rewrite.ports(packet).sum());
-    let (checksum, mangled) = if packet.protocol == protocol::TCP {
-        (packet.transport + field::TCP_CHECKSUM, 0)
-    } else {
-        (
-            packet.transport + field::UDP_CHECKSUM,
-            u64::from(BPF_F_MARK_MANGLED_0),
-        )
-    };
-    let checksum = checksum as u32;
-    let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
+    let (checksum, ports_at, flags) = transport(packet);
+    let checksum = (packet.transport + checksum) as u32;
+    // ICMP's checksum covers no addresses, ICMPv6's does.
+    let covers_addresses = A::IS_V6 || packet.protocol != protocol::ICMP;
     // SAFETY: the context is the program's own; the helpers check their offsets.
     let failed = unsafe {
         (!A::IS_V6 && bpf_l3_csum_replace(skb, field::V4_CHECKSUM as u32, 0, addresses, 0) != 0)
-            || bpf_l4_csum_replace(skb, checksum, 0, addresses, pseudo) != 0
-            || bpf_l4_csum_replace(skb, checksum, 0, ports, mangled) != 0
+            || (covers_addresses && bpf_l4_csum_replace(skb, checksum, 0, addresses, flags[0]) != 0)
+            || bpf_l4_csum_replace(skb, checksum, 0, ports, flags[1]) != 0
     };
     if failed {
         return Err(DropReason::RewriteFailed);
@@ -101,9 +111,13 @@ pub fn rewrite<A: Address>(
         field::V4_SOURCE
     };
     store(context, at, &[rewrite.source, rewrite.destination])?;
+    let at = packet.transport + ports_at;
+    if packet.protocol == protocol::ICMP {
+        return store(context, at, &echo::identifier(rewrite).0);
+    }
     store(
         context,
-        packet.transport,
+        at,
         &[rewrite.source_port.0, rewrite.destination_port.0],
     )
 }

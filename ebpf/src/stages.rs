@@ -3,7 +3,7 @@
 
 use portolan_abi::{
     address::{V4, V6},
-    client, open,
+    client, masquerade, open,
     outcome::Outcome,
     parse::Packet,
     reply,
@@ -14,7 +14,7 @@ use portolan_abi::{
 use crate::maps::{self, Family, Maps};
 
 macro_rules! stages {
-    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $open:ident, $choose:ident, $give_slot:ident, $give_port:ident) => {
+    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $open:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident) => {
         #[unsafe(no_mangle)]
         extern "C" fn $in_flows(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
             with(packet, |packet, maps| {
@@ -79,6 +79,13 @@ macro_rules! stages {
         extern "C" fn $choose(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
             with(packet, |packet, maps| {
                 open::choose_for(packet, hash, Hook(hook), maps)
+            })
+        }
+
+        #[unsafe(no_mangle)]
+        extern "C" fn $world(packet: *const Packet<$family>, hash: u64) -> u64 {
+            with(packet, |packet, maps| {
+                masquerade::in_source_nat(packet, hash, maps)
             })
         }
 
@@ -159,6 +166,11 @@ macro_rules! stages {
             }
 
             #[inline(always)]
+            fn world(&self, packet: &Packet<$family>, hash: u64) -> Outcome {
+                Outcome($world(packet, hash))
+            }
+
+            #[inline(always)]
             fn give_slot(
                 &self,
                 packet: &Packet<$family>,
@@ -183,8 +195,8 @@ macro_rules! stages {
     };
 }
 
-stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, open_v4, choose_v4, give_slot_v4, give_port_v4);
-stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, open_v6, choose_v6, give_slot_v6, give_port_v6);
+stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, open_v4, choose_v4, world_v4, give_slot_v4, give_port_v4);
+stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, open_v6, choose_v6, world_v6, give_slot_v6, give_port_v6);
 
 /// Runs a stage over the maps. A global function must expect null, though no caller passes it.
 #[inline(always)]

@@ -15,7 +15,7 @@ use portolan_abi::{
     report::program,
     rewrite::Rewrite,
     route::route,
-    tables::{Hook, Stages},
+    tables::{Hook, Stages, Tables},
 };
 
 use crate::{
@@ -23,10 +23,13 @@ use crate::{
     maps::{self, Family, Maps},
     skb,
     watch::{self, Watched},
+    world,
 };
 
 /// Leaves the packet to whoever comes next: other programs, then the node's stack.
-const PASS: i32 = TC_ACT_UNSPEC;
+pub const PASS: i32 = TC_ACT_UNSPEC;
+/// The packet goes no further.
+pub const DROP: i32 = TC_ACT_SHOT;
 
 /// Routes a packet.
 #[inline(always)]
@@ -43,7 +46,7 @@ pub fn handle(context: &TcContext, hook: Hook) -> i32 {
         Ok(verdict) => verdict,
         Err(reason) => {
             count::dropped(reason.index());
-            TC_ACT_SHOT
+            DROP
         }
     }
 }
@@ -58,20 +61,20 @@ where
     if matches!(parsed, Err(NotParsed::Truncated)) && skb::pull_headers(context) {
         parsed = A::parse(skb::frame(context));
     }
-    let Ok(packet) = parsed else {
-        return if hook == Hook::POD {
-            foreign::<A>(context)
-        } else {
-            Ok(PASS)
-        };
-    };
-    if hook == Hook::POD {
-        check_sender(context, (packet.source, packet.destination))?;
-    }
     let Some(config) = maps::config() else {
         return Ok(PASS);
     };
     let maps = Maps { config };
+    let packet = match parsed {
+        Ok(packet) => packet,
+        Err(_) => match echo(context, &maps) {
+            Some(packet) => packet,
+            None => return foreign::<A>(context, hook),
+        },
+    };
+    if hook == Hook::POD {
+        check_sender(context, (packet.source, packet.destination))?;
+    }
     let mut rewrite = Rewrite::default();
     let outcome = route(&packet, hook, &maps, &mut rewrite);
     let verdict = match outcome.action() {
@@ -85,9 +88,9 @@ where
         Action::Refuse => Ok(refuse(context, &packet, outcome)),
         Action::Drop => {
             count::dropped(outcome.reason());
-            Ok(TC_ACT_SHOT)
+            Ok(DROP)
         }
-        Action::Pass | Action::Unknown | Action::Rechoose => straight_to_pod(context, &packet),
+        Action::Pass | Action::Unknown | Action::Rechoose => onwards(context, &packet, hook, maps),
     };
     let place = watch::Place {
         program: if hook.is_uplink() {
@@ -111,11 +114,22 @@ fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<()
     }
 }
 
-/// What a pod sends that no service can be concerned with.
+/// An echo, which belongs to a flow only where pods' are masqueraded.
 #[inline(always)]
-fn foreign<A: Family>(context: &TcContext) -> Result<i32, DropReason> {
+fn echo<A: Family>(context: &TcContext, maps: &Maps) -> Option<Packet<A>> {
+    if Tables::<A>::masquerades(maps) && skb::pull_headers(context) {
+        A::echo(skb::frame(context))
+    } else {
+        None
+    }
+}
+
+/// What neither a service nor a flow can be concerned with.
+#[inline(always)]
+fn foreign<A: Family>(context: &TcContext, hook: Hook) -> Result<i32, DropReason> {
     // A sender may leave even addresses beyond what can be read directly; what has none goes nowhere by itself.
-    if skb::pull_headers(context)
+    if hook == Hook::POD
+        && skb::pull_headers(context)
         && let Some(ends) = A::ends(skb::frame(context))
     {
         check_sender(context, ends)?;
@@ -125,9 +139,18 @@ fn foreign<A: Family>(context: &TcContext) -> Result<i32, DropReason> {
 
 /// No service is concerned: a pod of this node is reached without a visit to the stack all the same.
 #[inline(always)]
-fn straight_to_pod<A: Family>(context: &TcContext, packet: &Packet<A>) -> Result<i32, DropReason> {
+fn onwards<A: Family>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    hook: Hook,
+    maps: Maps,
+) -> Result<i32, DropReason>
+where
+    Maps: Stages<A>,
+{
     match packet.destination.pod() {
         Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac]),
+        None if hook == Hook::POD => world::leave(context, packet, maps),
         None => Ok(PASS),
     }
 }
@@ -185,10 +208,10 @@ fn to_client<A: Family>(
 fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome) -> i32 {
     count::dropped(outcome.reason());
     if !refusal::is_answerable(packet) {
-        return TC_ACT_SHOT;
+        return DROP;
     }
     let verdict = answer(context, packet);
-    if verdict == TC_ACT_SHOT {
+    if verdict == DROP {
         count::dropped(DropReason::RefusalFailed.index());
     } else {
         count::refused(outcome.number());
@@ -199,15 +222,15 @@ fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome) 
 #[inline(always)]
 fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
     let Some(answer) = maps::scratch() else {
-        return TC_ACT_SHOT;
+        return DROP;
     };
     if refusal::answer(skb::frame(context), packet, answer).is_none() {
-        return TC_ACT_SHOT;
+        return DROP;
     }
     let length = if packet.protocol == protocol::TCP {
         A::RESET
     } else {
         A::UNREACHABLE
     };
-    skb::answer(context, answer, length as u32).unwrap_or(TC_ACT_SHOT)
+    skb::answer(context, answer, length as u32).unwrap_or(DROP)
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::mpsc, thread, time::Duration
 use async_trait::async_trait;
 use portolan_dataplane::{
     Dataplane, Error, PodInterface, Swept,
-    model::{DropCount, Flow, Service, ServiceCounters, ServiceName},
+    model::{DropCount, Flow, Network, Service, ServiceCounters, ServiceName},
 };
 use tokio::sync::oneshot;
 
@@ -28,6 +28,8 @@ pub trait Maps: Send + 'static {
     fn withdraw_backend(&mut self, address: IpAddr) -> Result<usize, Error>;
     /// See [`Dataplane::restore_backend`].
     fn restore_backend(&mut self, address: IpAddr) -> Result<usize, Error>;
+    /// See [`Dataplane::set_networks`].
+    fn set_networks(&mut self, networks: &[Network]) -> Result<(), Error>;
     /// See [`Dataplane::attach_pod`].
     fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error>;
     /// See [`Dataplane::detach_pod`].
@@ -61,6 +63,10 @@ impl Maps for Dataplane {
 
     fn restore_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
         Dataplane::restore_backend(self, address)
+    }
+
+    fn set_networks(&mut self, networks: &[Network]) -> Result<(), Error> {
+        Dataplane::set_networks(self, networks)
     }
 
     fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error> {

@@ -45,6 +45,7 @@ use crate::{
     routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
 };
 use answers::NodeAnswers;
+use peers::Surroundings;
 pub use record::{AgentRecord, default_pin_dir, forget_pod_cidrs};
 
 /// Inputs that may wait for the reporter, which never blocks for long.
@@ -223,11 +224,14 @@ fn spawn_parts(
         reporter.clone(),
         recorder.clone(),
     ));
-    tasks.spawn(peers::keep_routes(
-        node.network,
-        args.node_name.clone(),
-        tables,
-    ));
+    let surroundings = Surroundings {
+        node_name: args.node_name.clone(),
+        addresses: args.node_ips.clone(),
+        pod_cidrs: node.pod_cidrs,
+        network: node.network,
+        dataplane: node.dataplane.clone(),
+    };
+    tasks.spawn(surroundings.keep(tables));
     tasks.spawn(node.dataplane.keep_sweeping());
     tasks.spawn(follow_pods(
         client.clone(),
@@ -295,11 +299,12 @@ fn open_dataplane(
     record: &AgentRecord,
 ) -> anyhow::Result<(DataplaneThread, Opening<(XdpMode, TcMode)>)> {
     bpffs::ensure(&record.pin_dir)?;
-    let config = portolan_dataplane::Config::new(
+    let mut config = portolan_dataplane::Config::new(
         args.ebpf_object.clone(),
         record.pin_dir.clone(),
         args.node_ips.clone(),
     );
+    config.masquerade = args.masquerade;
     let uplink = args.uplink.clone();
     let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;

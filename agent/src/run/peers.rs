@@ -1,7 +1,10 @@
-//! The ways to other nodes' pods, kept as the routing table names the nodes.
+//! The ways to other nodes' pods and what the dataplane knows of the networks around it, kept as the routing table names
+//! the nodes.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+use portolan_dataplane::model::{Network, NetworkRole};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -10,7 +13,7 @@ use tokio::{
 use crate::{
     errors::chain,
     network::{NodeNetwork, PeerNode},
-    routes::Table,
+    routes::{DataplaneThread, Table},
 };
 
 /// How soon what failed is tried again.
@@ -18,28 +21,81 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How soon a route is back that someone else has taken away.
 const REPAIR_AFTER: Duration = Duration::from_mins(1);
 
-/// Keeps the routes until the table has no writer any more.
-pub async fn keep_routes(
-    network: NodeNetwork,
-    node_name: String,
-    mut tables: watch::Receiver<Arc<Table>>,
-) {
-    let (mut routed, mut complaints) = (None, Vec::new());
-    let mut due = Instant::now();
-    loop {
-        let peers = peers(&tables.borrow_and_update(), &node_name);
-        // Most changes of the table are of services.
-        if routed.as_ref() != Some(&peers) || Instant::now() >= due {
-            let problems = network.reconcile_peers(&peers).await;
-            let problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
-            let is_done = problems.is_empty();
-            due = Instant::now() + if is_done { REPAIR_AFTER } else { RETRY_AFTER };
-            complain(&mut complaints, problems);
-            routed = Some(peers);
+/// A node and what must know of the others.
+pub struct Surroundings {
+    /// The node's name.
+    pub node_name: String,
+    /// The node's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What its pods' addresses are taken from.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Where routes to other nodes' pods are made.
+    pub network: NodeNetwork,
+    /// What must know whom pods may speak to with their own addresses.
+    pub dataplane: DataplaneThread,
+}
+
+impl Surroundings {
+    /// Keeps routes and networks until the table has no writer any more.
+    pub async fn keep(self, mut tables: watch::Receiver<Arc<Table>>) {
+        let (mut known, mut complaints) = (None, Vec::new());
+        let mut due = Instant::now();
+        loop {
+            let peers = peers(&tables.borrow_and_update(), &self.node_name);
+            // Most changes of the table are of services.
+            if known.as_ref() != Some(&peers) || Instant::now() >= due {
+                let problems = self.tell(&peers).await;
+                let is_done = problems.is_empty();
+                due = Instant::now() + if is_done { REPAIR_AFTER } else { RETRY_AFTER };
+                complain(&mut complaints, problems);
+                known = Some(peers);
+            }
+            if let Ok(Err(_)) = timeout_at(due, tables.changed()).await {
+                return;
+            }
         }
-        if let Ok(Err(_)) = timeout_at(due, tables.changed()).await {
-            return;
+    }
+
+    /// Pods are known to be pods before there is a way to them.
+    async fn tell(&self, peers: &[PeerNode]) -> Vec<String> {
+        let networks = self.networks(peers);
+        let told = self
+            .dataplane
+            .call(move |maps| maps.set_networks(&networks))
+            .await;
+        let problem = match told {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(stopped) => Some(chain(&stopped)),
+        };
+        let routes = self.network.reconcile_peers(peers).await;
+        let routes = routes.iter().map(|problem| chain(problem));
+        problem.into_iter().chain(routes).collect()
+    }
+
+    fn networks(&self, peers: &[PeerNode]) -> Vec<Network> {
+        let one = |role| {
+            move |address: &IpAddr| Network {
+                prefix: (*address).into(),
+                role,
+            }
+        };
+        let many = |role| {
+            move |prefix: &IpNet| Network {
+                prefix: *prefix,
+                role,
+            }
+        };
+        let mut networks: Vec<Network> = Vec::new();
+        networks.extend(self.pod_cidrs.iter().map(many(NetworkRole::Inside)));
+        let uplink = &self.network.uplink().addresses;
+        networks.extend(uplink.iter().map(one(NetworkRole::Inside)));
+        networks.extend(self.addresses.iter().map(one(NetworkRole::Node)));
+        for peer in peers {
+            networks.extend(peer.pod_cidrs.iter().map(many(NetworkRole::Pods)));
+            networks.extend(peer.addresses.iter().map(one(NetworkRole::Node)));
         }
+        networks
     }
 }
 
@@ -47,7 +103,10 @@ pub async fn keep_routes(
 fn complain(known: &mut Vec<String>, problems: Vec<String>) {
     if problems != *known {
         for problem in &problems {
-            tracing::warn!(problem, "no way to another node's pods");
+            tracing::warn!(
+                problem,
+                "something is amiss between this node's pods and others"
+            );
         }
     }
     *known = problems;

@@ -64,6 +64,7 @@ impl Programs {
             .map_max_entries("LOADS", capacity.backends)
             .map_max_entries("SHARES", capacity.services)
             .map_max_entries("RANGES", capacity.source_ranges)
+            .map_max_entries("NETWORKS", capacity.networks)
             .map_max_entries("AFFINITY", capacity.affinities)
             .map_max_entries(
                 "FLOWS_V4",

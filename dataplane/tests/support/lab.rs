@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use portolan_dataplane::{
     Config, Dataplane, PodInterface, Transmit,
-    model::{Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, TcMode, XdpMode},
+    model::{Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName, XdpMode},
 };
 
 use super::netns::{BpfFs, Netns};
@@ -75,11 +75,11 @@ pub struct Lab {
 impl Lab {
     /// Builds all of it. With `transmit`, the fabric's ends run `xdp_pass` and complete checksums, as a wire does.
     pub fn new(transmit: Transmit) -> Self {
-        Self::with(transmit, None)
+        Self::with(transmit, |_| {})
     }
 
-    /// The same with tc programs attached in one way.
-    pub fn with(transmit: Transmit, tc: Option<TcMode>) -> Self {
+    /// The same with a change to the dataplane's configuration.
+    pub fn with(transmit: Transmit, change: impl FnOnce(&mut Config) + Send) -> Self {
         let [node, other, fabric, outside, client, local, remote] = [
             "node", "other", "fabric", "outside", "client", "local", "remote",
         ]
@@ -107,7 +107,7 @@ impl Lab {
         let pins = BpfFs::new();
         let (dataplane, mode) = node.enter(|| {
             let mut config = config(&pins, transmit);
-            config.tc = tc;
+            change(&mut config);
             let mut dataplane = Dataplane::open(config).expect("the dataplane opens");
             let mode = dataplane
                 .attach_uplink("eth0")

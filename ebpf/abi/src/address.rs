@@ -27,6 +27,9 @@ pub trait Address: Copy + Eq + Default {
 
     /// Whether no router passes on what is sent to it: a link-local address or group.
     fn stays_on_link(self) -> bool;
+
+    /// Whether it is never one host beyond this link: a link-local, loopback, group, broadcast or unspecified address.
+    fn is_local_scope(self) -> bool;
 }
 
 /// An IPv4 address.
@@ -99,6 +102,12 @@ impl Address for V4 {
     fn stays_on_link(self) -> bool {
         self.is_link_local() || self.0.get() >> 8 == 0xe0_0000
     }
+
+    #[inline(always)]
+    fn is_local_scope(self) -> bool {
+        let first = self.0.get() >> 24;
+        self.is_link_local() || first == 0 || first == 127 || first >= 224
+    }
 }
 
 impl Address for V6 {
@@ -128,5 +137,11 @@ impl Address for V6 {
     #[inline(always)]
     fn stays_on_link(self) -> bool {
         self.is_link_local() || self.0[0].to_be() >> 48 == 0xff02
+    }
+
+    #[inline(always)]
+    fn is_local_scope(self) -> bool {
+        let loopback_or_none = self.0[0] == 0 && self.0[1].to_be() <= 1;
+        self.is_link_local() || loopback_or_none || self.0[0].to_be() >> 56 == 0xff
     }
 }

@@ -25,15 +25,19 @@ pub struct NodeConfig {
     pub node_v4: V4,
     /// The address that source NAT gives to IPv6 packets; zero if the node has none.
     pub node_v6: V6,
+    /// The interface of the tunnel to other nodes' pods; 0 where they are routed.
+    pub tunnel: u32,
+    /// The longest packet that the uplink takes, from the IP header on; 0 if that is unknown.
+    pub uplink_mtu: u32,
     /// Zero.
-    pub reserved: [u64; 10],
+    pub reserved: [u64; 9],
 }
 
 assert_layout!(
     NodeConfig,
     size = 128,
     align = 8,
-    fields = [u32, u32, u64, u32, u32, u32, V4, V6, [u64; 10]]
+    fields = [u32, u32, u64, u32, u32, u32, V4, V6, u32, u32, [u64; 9]]
 );
 
 /// Bits of [`NodeConfig::flags`].
@@ -42,4 +46,6 @@ pub mod flags {
     pub const XDP_TRANSMIT: u32 = 1 << 0;
     /// Somebody watches: programs look at the map of the watch and report what it asks for.
     pub const WATCHED: u32 = 1 << 1;
+    /// What pods send beyond the cluster leaves with the node's address.
+    pub const MASQUERADE: u32 = 1 << 2;
 }

@@ -101,6 +101,12 @@ impl Stage {
     pub const UDP_NEW: Self = Self(8);
     /// UDP: the backend has answered.
     pub const UDP_REPLIED: Self = Self(9);
+    /// ICMP echo: only requests have been seen.
+    pub const ECHO_NEW: Self = Self(10);
+    /// ICMP echo: a request has been answered.
+    pub const ECHO_REPLIED: Self = Self(11);
+    /// How many stages there are.
+    pub const COUNT: u8 = 12;
 
     /// Whether the backend has been heard: such a flow is given up last.
     #[inline(always)]
@@ -122,16 +128,16 @@ impl Stage {
 
     // Sets of stages as bits, and numbers by stage as fields of a word: one shift instead of a branch a stage. The
     // verifier follows every branch, in each of the eight slots of a bucket.
-    const CONFIRMED: u64 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9;
+    const CONFIRMED: u64 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11;
     const OVER: u64 = 1 << 6 | 1 << 7;
     const CLOSING: u64 = 1 << 4 | 1 << 5 | Self::OVER;
     const SLOW: u64 = 1 << 3;
     const LIFETIMES: u64 = {
-        let by_stage = [0, 60, 60, 120, 120, 120, 60, 10, 30, 120];
+        let by_stage = [0, 60, 60, 120, 120, 120, 60, 10, 30, 120, 30, 30];
         let mut word = 0;
         let mut stage = 0;
         while stage < by_stage.len() {
-            word |= (by_stage[stage] / 2) << (stage * 6);
+            word |= (by_stage[stage] / 10) << (stage * 4);
             stage += 1;
         }
         word
@@ -162,6 +168,7 @@ impl Stage {
         match self.0 {
             1..=7 => protocol::TCP,
             8..=9 => protocol::UDP,
+            10..=11 => protocol::ICMP,
             _ => 0,
         }
     }
@@ -178,6 +185,8 @@ impl Stage {
             Self::TCP_RESET => "reset",
             Self::UDP_NEW => "udp",
             Self::UDP_REPLIED => "udp-replied",
+            Self::ECHO_NEW => "echo",
+            Self::ECHO_REPLIED => "echo-replied",
             _ => "empty",
         }
     }
@@ -191,7 +200,7 @@ impl Stage {
     /// After how many ticks without a packet the flow has aged.
     #[inline(always)]
     pub const fn lifetime(self) -> u64 {
-        (Self::LIFETIMES >> ((self.0 as u64 & 0xf) * 6) & 0x3f) * 2
+        (Self::LIFETIMES >> ((self.0 as u64 & 0xf) * 4) & 0xf) * 10
     }
 
     /// The age field of a packet seen now, `now` being nanoseconds of the coarse monotonic clock.
@@ -360,7 +369,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STAGES: [Stage; 9] = [
+    const STAGES: [Stage; 11] = [
         Stage::TCP_SYN,
         Stage::TCP_REPLIED,
         Stage::TCP_ESTABLISHED,
@@ -370,11 +379,13 @@ mod tests {
         Stage::TCP_RESET,
         Stage::UDP_NEW,
         Stage::UDP_REPLIED,
+        Stage::ECHO_NEW,
+        Stage::ECHO_REPLIED,
     ];
 
     proptest! {
         #[test]
-        fn a_meta_word_gives_back_what_it_was_made_of(client: u16, frontend: u16, backend in 0..MAX_BACKENDS, stage in 0..9_usize, now: u64) {
+        fn a_meta_word_gives_back_what_it_was_made_of(client: u16, frontend: u16, backend in 0..MAX_BACKENDS, stage in 0..STAGES.len(), now: u64) {
             let ports = Ports { client: Be16(client), frontend: Be16(frontend) };
             let meta = Meta::new(ports, backend, STAGES[stage], now);
             prop_assert_eq!(meta.ports(), ports);
@@ -385,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flow_ages_after_its_lifetime_and_not_before(stage in 0..9_usize, now in 0..1_u64 << 60, ticks in 0..127_u64) {
+        fn a_flow_ages_after_its_lifetime_and_not_before(stage in 0..STAGES.len(), now in 0..1_u64 << 60, ticks in 0..127_u64) {
             let stage = STAGES[stage];
             let meta = Meta::new(Ports { client: Be16(1), frontend: Be16(2) }, 3, stage, now);
             let later = now + (ticks << stage.tick_shift());
@@ -393,7 +404,7 @@ mod tests {
         }
 
         #[test]
-        fn a_packet_noted_after_the_clock_was_read_is_fresh(stage in 0..9_usize, now in 1_u64 << 36..1_u64 << 60) {
+        fn a_packet_noted_after_the_clock_was_read_is_fresh(stage in 0..STAGES.len(), now in 1_u64 << 36..1_u64 << 60) {
             let stage = STAGES[stage];
             let meta = Meta::new(Ports { client: Be16(1), frontend: Be16(2) }, 3, stage, now);
             let before = now - (1 << stage.tick_shift());
@@ -402,7 +413,7 @@ mod tests {
         }
 
         #[test]
-        fn moving_on_keeps_the_flow(now: u64, stage in 0..9_usize, next in 0..9_usize) {
+        fn moving_on_keeps_the_flow(now: u64, stage in 0..STAGES.len(), next in 0..STAGES.len()) {
             let meta = Meta::new(Ports { client: Be16(9), frontend: Be16(8) }, 77, STAGES[stage], now);
             let moved = Meta(meta.0 | Meta::LOCK).at(STAGES[next], now);
             prop_assert!(meta.is_same_flow(moved));

@@ -3,7 +3,7 @@
 use crate::{
     address::Address,
     affinity::{self, AffinityKey},
-    backend::{delivery, offers},
+    backend::{Backend, delivery, offers},
     bytes::Be16,
     choice,
     client::{flow_key, home},
@@ -11,6 +11,7 @@ use crate::{
     flow::Meta,
     flow_table::{self, Inserted, Insertion, Victim},
     hash,
+    network::kind,
     outcome::Outcome,
     parse::Packet,
     service::{ServiceEntry, ServiceKey, flags, table},
@@ -42,7 +43,9 @@ pub fn open<A: Address, T: Stages<A>>(
     };
     let itself = backend.is_at(packet.source, backend.port);
     let keeps_source = matches!(backend.delivery, delivery::PEER | delivery::GATEWAY);
-    let source_nat = itself || (hook.is_uplink() && !keeps_source);
+    let source_nat = itself
+        || (hook.is_uplink() && !keeps_source)
+        || (!hook.is_uplink() && is_beyond(backend, tables));
     if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
         return Outcome::PASS;
     }
@@ -64,6 +67,14 @@ pub fn open<A: Address, T: Stages<A>>(
 #[inline(always)]
 pub const fn is_transit(delivery: u8, source_nat: bool) -> bool {
     delivery == delivery::GATEWAY || delivery == delivery::NEIGHBOUR && source_nat
+}
+
+/// Whether a backend is beyond the cluster, so that a pod's own address means nothing to it.
+#[inline(always)]
+fn is_beyond<A: Address, T: Tables<A>>(backend: &Backend, tables: &T) -> bool {
+    backend.delivery == delivery::NEIGHBOUR
+        && tables.masquerades()
+        && tables.network(A::from_words(backend.address)) & kind::INSIDE == 0
 }
 
 /// [`choose`] for the client that sent a packet.

@@ -6,7 +6,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// RFC 9260. Named here so that layouts have room for it.
 pub const SCTP: u8 = 132;
-/// RFC 792.
+/// RFC 792. Also the protocol of echoes of either family, as flows are told apart.
 pub const ICMP: u8 = 1;
 /// RFC 4443.
 pub const ICMPV6: u8 = 58;

@@ -6,6 +6,7 @@ use crate::{
     client::home,
     flow::{Bucket, Meta},
     flow_table, hash,
+    masquerade::{self, WORLD},
     outcome::Outcome,
     parse::Packet,
     rewrite::Rewrite,
@@ -66,7 +67,15 @@ pub fn from_source_nat<A: Address, T: Tables<A>>(
         return Outcome::UNKNOWN;
     };
     let meta = bucket.meta(slot);
-    if meta.stage().protocol() != packet.protocol || !is_sender(packet, meta.backend(), tables) {
+    if meta.stage().protocol() != packet.protocol {
+        return Outcome::UNKNOWN;
+    }
+    let is_answer = if meta.backend() == WORLD {
+        masquerade::is_answer(packet, bucket.frontend(slot), meta)
+    } else {
+        is_sender(packet, meta.backend(), tables)
+    };
+    if !is_answer {
         return Outcome::UNKNOWN;
     }
     settle(packet, &bucket, slot, meta, tables, rewrite)

@@ -15,16 +15,16 @@ pub const PORTS: u32 = 32_768;
 /// Buckets of a plane.
 pub const PLANE_BUCKETS: u32 = PORTS / SLOTS;
 
-/// Buckets of the table: TCP's plane, then UDP's.
-pub const BUCKETS: u32 = 2 * PLANE_BUCKETS;
+/// Buckets of the table: TCP's plane, then UDP's, then that of ICMP echoes, whose ports are their identifiers.
+pub const BUCKETS: u32 = 3 * PLANE_BUCKETS;
 
 /// The first bucket of a protocol's plane.
 #[inline(always)]
 const fn plane(protocol: u8) -> u32 {
-    if protocol == protocol::TCP {
-        0
-    } else {
-        PLANE_BUCKETS
+    match protocol {
+        protocol::TCP => 0,
+        protocol::UDP => PLANE_BUCKETS,
+        _ => 2 * PLANE_BUCKETS,
     }
 }
 
@@ -64,12 +64,12 @@ mod tests {
 
     #[test]
     fn every_port_has_its_own_slot_and_back() {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        let mut seen = std::collections::HashSet::new();
+        for protocol in [protocol::TCP, protocol::UDP, protocol::ICMP] {
             for port in FIRST_PORT..=u16::MAX {
                 let (bucket, slot) =
                     place_of_port(Be16::new(port), protocol).expect("the port is in range");
-                assert!(bucket < BUCKETS);
-                assert_eq!(bucket >= PLANE_BUCKETS, protocol == protocol::UDP);
+                assert!(bucket < BUCKETS && seen.insert((bucket, slot)));
                 assert_eq!(port_of_place(bucket, slot).get(), port);
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     choice::{Load, Place},
     client,
     flow::Bucket,
-    open,
+    masquerade, open,
     outcome::Outcome,
     parse::Packet,
     reply,
@@ -83,6 +83,16 @@ pub trait Tables<A: Address> {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// Of [`crate::choice::ALL`] new flows of a service, how many are to leave its preferred backends.
     fn away(&self, service: u32) -> u32;
+    /// Whether what pods send beyond the cluster leaves with the node's address.
+    #[inline(always)]
+    fn masquerades(&self) -> bool {
+        false
+    }
+    /// [`crate::network::kind`] of the network that an address is in; 0 if none is known.
+    #[inline(always)]
+    fn network(&self, _address: A) -> u32 {
+        0
+    }
     /// How busy a backend is.
     fn load(&self, backend: u32) -> Option<Load>;
     /// Counts a connection that begins.
@@ -143,6 +153,12 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
     #[inline(always)]
     fn choose(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {
         open::choose_for(packet, hash, hook, self)
+    }
+
+    /// [`masquerade::in_source_nat`].
+    #[inline(always)]
+    fn world(&self, packet: &Packet<A>, hash: u64) -> Outcome {
+        masquerade::in_source_nat(packet, hash, self)
     }
 
     /// [`open::give_slot`].

@@ -23,10 +23,10 @@ pub enum Sender {
 /// The stage that a flow begins in.
 #[inline(always)]
 pub const fn first(protocol: u8) -> Stage {
-    if protocol == protocol::TCP {
-        Stage::TCP_SYN
-    } else {
-        Stage::UDP_NEW
+    match protocol {
+        protocol::TCP => Stage::TCP_SYN,
+        protocol::UDP => Stage::UDP_NEW,
+        _ => Stage::ECHO_NEW,
     }
 }
 
@@ -62,7 +62,7 @@ const fn words(sender: Sender) -> [u64; 8] {
     let mut flags = 0;
     while flags < 8 {
         let mut stage = 0;
-        while stage < 10 {
+        while stage < Stage::COUNT {
             words[flags as usize] |= (rule(Stage(stage), sender, flags).0 as u64) << (stage * 4);
             stage += 1;
         }
@@ -75,7 +75,12 @@ const fn words(sender: Sender) -> [u64; 8] {
 const fn rule(stage: Stage, sender: Sender, flags: u8) -> Stage {
     match stage {
         Stage::UDP_NEW if matches!(sender, Sender::Backend) => return Stage::UDP_REPLIED,
-        Stage::UDP_NEW | Stage::UDP_REPLIED | Stage::TCP_RESET => return stage,
+        Stage::ECHO_NEW if matches!(sender, Sender::Backend) => return Stage::ECHO_REPLIED,
+        Stage::UDP_NEW
+        | Stage::UDP_REPLIED
+        | Stage::ECHO_NEW
+        | Stage::ECHO_REPLIED
+        | Stage::TCP_RESET => return stage,
         _ => {}
     }
     if flags & RST != 0 {
@@ -158,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_packet_empties_a_slot_or_changes_its_protocol(stage in 1..=9_u8, flags: u8, backend: bool) {
+        fn no_packet_empties_a_slot_or_changes_its_protocol(stage in 1..Stage::COUNT, flags: u8, backend: bool) {
             let sender = if backend { Sender::Backend } else { Sender::Client };
             let moved = next(Stage(stage), sender, flags);
             prop_assert_eq!(moved.protocol(), Stage(stage).protocol());
