@@ -32,6 +32,10 @@ pub trait Echo: ParseAddress {
 
     /// The echo in a frame whose type says that it is of this family.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "lengths of headers, and of a packet whose length has sixteen bits, or the check refuses it"
+    )]
     fn echo<B: Bytes>(bytes: B) -> Option<Packet<Self>> {
         let (protocol, length) = Self::header(bytes)?;
         let least = (Self::IP_HEADER + HEADER) as u32;
