@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
+use portolan_dataplane::{model::Protocol, report::Filter};
 
 /// Runs a node's pods and routes their traffic.
 #[derive(Debug, Parser)]
@@ -22,8 +26,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Show the services in the dataplane, their backends and counters.
     Services(QueryArgs),
-    /// Show the flows in the dataplane's table.
-    Flows(QueryArgs),
+    /// Show the flows in the dataplane's table, or follow them as they open and end.
+    Flows(FlowsArgs),
+    /// Follow packets through each decision of the dataplane, until interrupted.
+    Trace(TraceArgs),
     /// Show how many packets were dropped, by reason.
     Drops(QueryArgs),
     /// Show how the agent is.
@@ -73,6 +79,9 @@ pub struct RunArgs {
     /// The object with the kernel programs [default: the one that was built in]
     #[arg(long, env = "PORTOLAN_EBPF_OBJECT")]
     pub ebpf_object: Option<PathBuf>,
+    /// Where Prometheus reads metrics, at /metrics; nowhere unless told, for example 127.0.0.1:10249
+    #[arg(long)]
+    pub metrics_address: Option<SocketAddr>,
     /// CPUs that pods may ask for [default: all]
     #[arg(long)]
     pub capacity_cpu: Option<u64>,
@@ -90,6 +99,84 @@ pub struct QueryArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `flows` needs to know.
+#[derive(Clone, Debug, Args)]
+pub struct FlowsArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub query: QueryArgs,
+    /// Show flows as they open and end, until interrupted.
+    #[arg(long)]
+    pub follow: bool,
+    /// Which flows to follow.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// What `trace` needs to know.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// How to ask.
+    #[command(flatten)]
+    pub query: QueryArgs,
+    /// Which packets to follow.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// Which packets somebody wants to hear of.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FilterArgs {
+    /// An address of the packet, before or after it is rewritten.
+    #[arg(long)]
+    pub address: Option<IpAddr>,
+    /// A second address, as `--address`.
+    #[arg(long, requires = "address")]
+    pub peer: Option<IpAddr>,
+    /// A port of the packet, before or after it is rewritten.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// The transport.
+    #[arg(long, value_parser = protocol)]
+    pub protocol: Option<Protocol>,
+    /// End after so many lines.
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+impl FilterArgs {
+    /// Every packet that it lets through.
+    pub fn packets(&self) -> Filter {
+        Filter {
+            packets: true,
+            address: self.address,
+            peer: self.peer,
+            port: self.port,
+            protocol: self.protocol,
+            ..Filter::default()
+        }
+    }
+
+    /// Of those, the first and the last of each flow.
+    pub fn flows(&self) -> Filter {
+        Filter {
+            packets: false,
+            opened: true,
+            ended: true,
+            ..self.packets()
+        }
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        _ => Err("one of tcp, udp, sctp".to_owned()),
+    }
 }
 
 /// Images on this node.
@@ -127,6 +214,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_filter_is_what_the_command_line_says() {
+        let line = "portolan-agent trace --address 10.96.0.1 --port 80 --protocol TCP --count 3";
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("parsed");
+        let Command::Trace(args) = cli.command else {
+            panic!("not trace");
+        };
+        let filter = args.filter.packets();
+        assert_eq!(
+            (filter.port, filter.protocol),
+            (Some(80), Some(Protocol::Tcp))
+        );
+        assert!(filter.packets && !filter.opened);
+        let flows = args.filter.flows();
+        assert!(!flows.packets && flows.opened && flows.ended);
+        for bad in ["--port 0", "--protocol icmp", "--peer 10.0.0.1"] {
+            let line = format!("portolan-agent trace {bad}");
+            Cli::try_parse_from(line.split_whitespace()).expect_err(bad);
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod files;
 pub mod image;
 pub mod join;
 pub mod lock;
+pub mod metrics;
 pub mod network;
 pub mod pod;
 pub mod query;

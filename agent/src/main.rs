@@ -14,7 +14,7 @@ use portolan_agent::{
     admin::Request,
     cli::{Cli, Command, ImageCommand},
     image,
-    query::{images, query},
+    query::{images, query, watch},
     run, runtime,
     teardown::teardown,
 };
@@ -52,7 +52,19 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             async_runtime()?.block_on(run::run(*args))
         }
         Command::Services(args) => show(args, Request::Services),
-        Command::Flows(args) => show(args, Request::Flows),
+        Command::Flows(args) if args.follow => Ok(watch(
+            &args.query.state_dir,
+            args.filter.flows(),
+            args.filter.count,
+            args.query.json,
+        )?),
+        Command::Flows(args) => show(args.query, Request::Flows),
+        Command::Trace(args) => Ok(watch(
+            &args.query.state_dir,
+            args.filter.packets(),
+            args.filter.count,
+            args.query.json,
+        )?),
         Command::Drops(args) => show(args, Request::Drops),
         Command::Status(args) => show(args, Request::Status),
         Command::Image(command) => image_command(command),

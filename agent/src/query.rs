@@ -4,14 +4,15 @@
 
 use std::{fmt::Write, path::Path};
 
-use portolan_dataplane::model::{
-    ClassCounters, DropCount, Flow, Frontend, Locality, Protocol, Scope, Service,
+use portolan_dataplane::{
+    model::{ClassCounters, DropCount, Flow, Frontend, Locality, Protocol, Scope, Service},
+    report::{Filter, PacketReport},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    admin::{AdminClientError, Request, ServiceReport, ask},
+    admin::{AdminClientError, Request, ServiceReport, ask, follow},
     image,
 };
 
@@ -56,6 +57,32 @@ pub fn query(state_dir: &Path, request: Request, json: bool) -> Result<String, Q
         Request::Flows => Ok(flows_table(&parse::<Vec<Flow>>(answer)?)),
         Request::Drops => Ok(drops_table(&parse::<Vec<DropCount>>(answer)?)),
     }
+}
+
+/// Prints what the programs report of packets, until that many have been printed or it is interrupted.
+pub fn watch(
+    state_dir: &Path,
+    filter: Filter,
+    count: Option<u64>,
+    json: bool,
+) -> Result<(), QueryError> {
+    let mut left = count.unwrap_or(u64::MAX);
+    let mut outcome = Ok(());
+    follow(state_dir, filter, |report| {
+        outcome = print_report(report, json);
+        left = left.saturating_sub(1);
+        outcome.is_ok() && left > 0
+    })?;
+    outcome
+}
+
+fn print_report(report: Value, json: bool) -> Result<(), QueryError> {
+    if json {
+        println!("{report}");
+    } else {
+        println!("{}", parse::<PacketReport>(report)?);
+    }
+    Ok(())
 }
 
 fn parse<T: DeserializeOwned>(answer: Value) -> Result<T, serde_json::Error> {

@@ -9,8 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use portolan_agent::admin::{AdminClientError, AdminServer, Answers, Request, ask, socket_path};
+use portolan_agent::admin::{
+    AdminClientError, AdminServer, Answers, Request, ask, follow, socket_path,
+};
+use portolan_dataplane::report::Filter;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 /// Answers some requests.
 struct Canned;
@@ -23,6 +27,19 @@ impl Answers for Canned {
             Request::Status => Ok(json!({"node": "n1"})),
             other => Err(format!("no {other:?} here")),
         }
+    }
+
+    async fn watch(&self, filter: Filter) -> Result<mpsc::Receiver<Value>, String> {
+        let Some(port) = filter.port else {
+            return Err("watched already".to_owned());
+        };
+        let (sender, receiver) = mpsc::channel(2);
+        for report in [port, port + 1] {
+            sender.try_send(json!(report)).expect("room for two");
+        }
+        // The sender stays, as packets may come at any time.
+        tokio::spawn(async move { sender.closed().await });
+        Ok(receiver)
     }
 }
 
@@ -59,6 +76,29 @@ async fn questions_are_answered_or_refused_in_words() {
     serving.abort();
     assert!(serving.await.expect_err("aborted").is_cancelled());
     assert!(!socket_path(state.path()).exists());
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_until_the_client_has_enough() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let server = AdminServer::bind(state.path()).expect("bound");
+    tokio::spawn(server.run(Arc::new(Canned)));
+    beside(state.path(), |state| {
+        let mut seen = Vec::new();
+        let filter = Filter {
+            port: Some(7),
+            ..Filter::default()
+        };
+        let each = |report: Value| {
+            seen.push(report);
+            seen.len() < 2
+        };
+        follow(state, filter, each).expect("two reports");
+        assert_eq!(seen, [json!(7), json!(8)]);
+        let error = follow(state, Filter::default(), |_| true).expect_err("refused");
+        assert_eq!(error.to_string(), "the agent answers: watched already");
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use portolan_agent::{
     routes::{DataplaneThread, FollowConfig, Follower, Here, Maps, Table, TableStore},
 };
 use portolan_dataplane::{
-    Error, PodInterface, Swept,
-    model::{DropCount, Flow, Locality, Service, ServiceCounters, ServiceName},
+    Error, Observed, PodInterface, Swept,
+    model::{DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName},
+    report::PacketReport,
 };
 use portolan_wire::v1::{
     self as wire, FollowRequest, RouteUpdate,
@@ -118,6 +119,14 @@ impl Maps for FakeMaps {
 
     fn drops(&self) -> Result<Vec<DropCount>, Error> {
         Ok(Vec::new())
+    }
+
+    fn events(&self) -> Result<Vec<EventCount>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn describe(&self, _observed: &Observed) -> Vec<PacketReport> {
+        Vec::new()
     }
 
     fn sweep(&mut self) -> Result<Swept, Error> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -88,6 +89,20 @@ pub enum Decision {
     Dropped,
 }
 
+impl Decision {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoService => "no service",
+            Self::NewFlow => "new flow",
+            Self::KnownFlow => "known flow",
+            Self::Reply => "reply",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// What the kernel did with a packet after the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,6 +115,18 @@ pub enum Verdict {
     Transmit,
     /// Gone.
     Drop,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "up the stack",
+            Self::Redirect => "redirected",
+            Self::Transmit => "sent back out",
+            Self::Drop => "dropped",
+        }
+    }
 }
 
 /// What one program did with one packet.
@@ -133,6 +160,35 @@ pub struct PacketReport {
     pub ended: bool,
     /// What the kernel did next.
     pub verdict: Verdict,
+}
+
+impl fmt::Display for PacketReport {
+    /// One line: when and where, the packet as it came and left, what was decided, what the kernel did.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.monotonic_ns / 1_000_000_000;
+        let micros = self.monotonic_ns / 1_000 % 1_000_000;
+        let protocol = format!("{:?}", self.protocol).to_uppercase();
+        write!(
+            formatter,
+            "{seconds}.{micros:06} {:<14} {:<15} {protocol} {} > {}",
+            self.program, self.interface, self.before.0, self.before.1
+        )?;
+        if !self.tcp_flags.is_empty() {
+            write!(formatter, " [{}]", self.tcp_flags)?;
+        }
+        write!(formatter, " {} B  {}", self.length, self.decision.name())?;
+        if let Some(reason) = &self.reason {
+            write!(formatter, " ({reason})")?;
+        }
+        if let Some(service) = &self.service {
+            write!(formatter, " of {}", service.0)?;
+        }
+        if self.before != self.after {
+            write!(formatter, ", now {} > {}", self.after.0, self.after.1)?;
+        }
+        let end = if self.ended { ", the flow's end" } else { "" };
+        write!(formatter, "{end}: {}", self.verdict.name())
+    }
 }
 
 /// A report in words.
@@ -257,6 +313,32 @@ mod tests {
         ] {
             assert_eq!(verdict(program, number), expected, "{program} {number}");
         }
+    }
+
+    #[test]
+    fn a_report_is_one_line() {
+        let at = |text: &str| text.parse().expect("an address and a port");
+        let report = PacketReport {
+            monotonic_ns: 12_000_345_678,
+            program: "pod_egress".to_owned(),
+            interface: "ptl1".to_owned(),
+            protocol: Protocol::Tcp,
+            tcp_flags: "SYN".to_owned(),
+            length: 60,
+            before: (at("10.244.1.1:40000"), at("10.96.0.1:80")),
+            after: (at("10.244.1.1:40000"), at("10.244.1.2:8080")),
+            decision: Decision::NewFlow,
+            reason: None,
+            service: Some(ServiceName("default/web:80/TCP".to_owned())),
+            locality: Some(Locality::Node),
+            ended: false,
+            verdict: Verdict::Redirect,
+        };
+        assert_eq!(
+            report.to_string(),
+            "12.000345 pod_egress     ptl1            TCP 10.244.1.1:40000 > 10.96.0.1:80 [SYN] 60 B  \
+             new flow of default/web:80/TCP, now 10.244.1.1:40000 > 10.244.1.2:8080: redirected"
+        );
     }
 
     #[test]

@@ -5,13 +5,16 @@ use std::{
     fs::File,
     io,
     mem::{offset_of, size_of},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     path::Path,
     sync::atomic::Ordering,
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use portolan_abi::{
     config::{NodeConfig, flags},
     report::{Report, Watch},
@@ -29,8 +32,6 @@ use crate::{
 pub struct Observed(pub(crate) Vec<Report>);
 
 /// Somebody who watches; packets are reported until it is dropped. Needs no [`crate::Dataplane`], only its pins.
-///
-/// Its file descriptor is readable when there is something to [`read`](Self::read).
 pub struct Watcher {
     config: Mapped<NodeConfig>,
     reports: RingBuf<MapData>,
@@ -44,13 +45,17 @@ impl std::fmt::Debug for Watcher {
     }
 }
 
-impl AsFd for Watcher {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reports.as_fd()
-    }
-}
-
 impl Watcher {
+    /// Waits until there is something to read; false if there is nothing after so many milliseconds.
+    pub fn wait(&self, milliseconds: u16) -> Result<bool, Error> {
+        let mut readable = [PollFd::new(self.reports.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut readable, PollTimeout::from(milliseconds)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(nix::errno::Errno::EINTR) => Ok(false),
+            Err(errno) => Err(failed("wait for", Path::new(names::REPORTS), errno.into())),
+        }
+    }
+
     /// Begins to watch, unless somebody else does.
     pub fn start(pins: &Path, filter: &Filter) -> Result<Self, Error> {
         let only = alone(pins)?;

@@ -2,9 +2,6 @@
 
 mod support;
 
-use std::os::fd::AsFd;
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portolan_dataplane::{
     Error, Transmit, Watcher,
     model::{Locality, Protocol, ServiceCounters},
@@ -54,9 +51,8 @@ fn counters_tell_the_classes_apart() {
 
 /// Waits until there is something to read.
 fn wait_for(watcher: &Watcher) {
-    let mut readable = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
-    let ready = poll(&mut readable, PollTimeout::from(5_000_u16)).expect("a descriptor to poll");
-    assert_eq!(ready, 1, "nothing is reported");
+    let ready = watcher.wait(5_000).expect("a descriptor to poll");
+    assert!(ready, "nothing is reported");
 }
 
 /// Watches while something happens, and says what the programs reported of it.

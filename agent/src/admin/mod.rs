@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   {"request":"services"}                  ->  {"ok":[...]}   or   {"error":"..."}
+//!   {"watch":{"packets":true}}              ->  {"ok":null}, then {"ok":{...}} a packet until the connection is closed
 //! ```
 
 #![forbid(unsafe_code)]
@@ -9,12 +10,13 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, TcMode, XdpMode};
+use portolan_dataplane::report::Filter;
 use serde::{Deserialize, Serialize};
 
 mod client;
 mod server;
 
-pub use client::{AdminClientError, ask};
+pub use client::{AdminClientError, ask, follow};
 pub use server::{AdminServer, AdminServerError, Answers};
 
 use crate::pod::PodSnapshot;
@@ -36,6 +38,20 @@ pub enum Request {
     Flows,
     /// A list of [`portolan_dataplane::model::DropCount`].
     Drops,
+}
+
+/// A line that a client sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    /// Answered once.
+    Ask(Request),
+    /// Answered with nothing, once packets are being watched, then with a
+    /// [`portolan_dataplane::report::PacketReport`] each.
+    Watch {
+        /// Which packets.
+        watch: Filter,
+    },
 }
 
 /// What comes back.

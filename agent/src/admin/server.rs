@@ -9,13 +9,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use portolan_dataplane::report::Filter;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
 };
 
-use super::{Request, Response, socket_path};
+use super::{Line, Request, Response, socket_path};
 
 /// No request is longer.
 const LONGEST_REQUEST: u64 = 64 << 10;
@@ -34,6 +39,9 @@ pub struct AdminServerError {
 pub trait Answers: Send + Sync + 'static {
     /// Answers a request, or says why not.
     async fn answer(&self, request: Request) -> Result<Value, String>;
+
+    /// Watches packets until the receiver is dropped, or says why not.
+    async fn watch(&self, filter: Filter) -> Result<mpsc::Receiver<Value>, String>;
 }
 
 /// A bound admin socket. The file goes when it is dropped.
@@ -107,18 +115,45 @@ async fn serve(stream: UnixStream, answers: &dyn Answers) -> io::Result<()> {
             return Ok(());
         }
         let is_whole = line.ends_with(b"\n");
-        let response = match serde_json::from_slice::<Request>(&line) {
-            Ok(request) => match answers.answer(request).await {
-                Ok(value) => Response::Ok(value),
-                Err(message) => Response::Error(message),
+        let outcome = match serde_json::from_slice::<Line>(&line) {
+            Ok(Line::Ask(request)) => answers.answer(request).await,
+            Ok(Line::Watch { watch }) => match answers.watch(watch).await {
+                Ok(reports) => return pass_on(reports, &mut reader, &mut writing).await,
+                Err(message) => Err(message),
             },
-            Err(error) => Response::Error(format!("not a request: {error}")),
+            Err(error) => Err(format!("not a request: {error}")),
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        writing.write_all(&text).await?;
+        respond(&mut writing, outcome).await?;
         if !is_whole {
             return Ok(());
+        }
+    }
+}
+
+async fn respond(writing: &mut OwnedWriteHalf, outcome: Result<Value, String>) -> io::Result<()> {
+    let response = match outcome {
+        Ok(value) => Response::Ok(value),
+        Err(message) => Response::Error(message),
+    };
+    let mut text = serde_json::to_vec(&response)?;
+    text.push(b'\n');
+    writing.write_all(&text).await
+}
+
+/// Writes reports until there are no more, or the other end says or closes something.
+async fn pass_on(
+    mut reports: mpsc::Receiver<Value>,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writing: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    respond(writing, Ok(Value::Null)).await?;
+    loop {
+        tokio::select! {
+            report = reports.recv() => match report {
+                Some(report) => respond(writing, Ok(report)).await?,
+                None => return Ok(()),
+            },
+            said = reader.fill_buf() => return said.map(drop),
         }
     }
 }

@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::mpsc, thread, time::Duration
 
 use async_trait::async_trait;
 use portolan_dataplane::{
-    Dataplane, Error, PodInterface, Swept,
-    model::{DropCount, Flow, Network, Service, ServiceCounters, ServiceName},
+    Dataplane, Error, Observed, PodInterface, Swept,
+    model::{DropCount, EventCount, Flow, Network, Service, ServiceCounters, ServiceName},
+    report::PacketReport,
 };
 use tokio::sync::oneshot;
 
@@ -40,6 +41,10 @@ pub trait Maps: Send + 'static {
     fn flows(&self) -> Result<Vec<Flow>, Error>;
     /// See [`Dataplane::drops`].
     fn drops(&self) -> Result<Vec<DropCount>, Error>;
+    /// See [`Dataplane::events`].
+    fn events(&self) -> Result<Vec<EventCount>, Error>;
+    /// See [`Dataplane::describe`].
+    fn describe(&self, observed: &Observed) -> Vec<PacketReport>;
     /// See [`Dataplane::sweep`].
     fn sweep(&mut self) -> Result<Swept, Error>;
 }
@@ -87,6 +92,14 @@ impl Maps for Dataplane {
 
     fn drops(&self) -> Result<Vec<DropCount>, Error> {
         Dataplane::drops(self)
+    }
+
+    fn events(&self) -> Result<Vec<EventCount>, Error> {
+        Dataplane::events(self)
+    }
+
+    fn describe(&self, observed: &Observed) -> Vec<PacketReport> {
+        Dataplane::describe(self, observed)
     }
 
     fn sweep(&mut self) -> Result<Swept, Error> {

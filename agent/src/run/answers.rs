@@ -3,15 +3,19 @@
 use std::{fmt::Display, sync::Arc};
 
 use async_trait::async_trait;
-use portolan_dataplane::model::{TcMode, XdpMode};
+use portolan_dataplane::{
+    model::{TcMode, XdpMode},
+    report::Filter,
+};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::AgentRecord;
+use super::{AgentRecord, watching};
 use crate::{
     admin::{AgentStatus, Answers, Request, ServiceReport},
     errors::chain,
+    metrics::{Snapshot, Source},
     pod::Manager,
     routes::{DataplaneThread, Maps, RouteStatus},
 };
@@ -46,6 +50,28 @@ impl Answers for NodeAnswers {
             Request::Drops => encode(&self.read(|maps| maps.drops()).await?),
         }
     }
+
+    async fn watch(&self, filter: Filter) -> Result<mpsc::Receiver<Value>, String> {
+        watching::start(&self.record.pin_dir, &filter, self.dataplane.clone())
+    }
+}
+
+#[async_trait]
+impl Source for NodeAnswers {
+    async fn snapshot(&self) -> Result<Snapshot, String> {
+        let status = self.status();
+        let counted = self.read(|maps| Ok((maps.services()?, maps.drops()?, maps.events()?)));
+        let (services, drops, events) = counted.await?;
+        Ok(Snapshot {
+            services,
+            drops,
+            events,
+            generation: status.generation,
+            connected: status.connected,
+            failed_services: status.failed_services,
+            pods: status.pods.len(),
+        })
+    }
 }
 
 impl NodeAnswers {
@@ -78,10 +104,10 @@ impl NodeAnswers {
     }
 }
 
-fn encode(value: &impl Serialize) -> Result<Value, String> {
+pub fn encode(value: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(value).map_err(in_words)
 }
 
-fn in_words(error: impl Display) -> String {
+pub fn in_words(error: impl Display) -> String {
     error.to_string()
 }

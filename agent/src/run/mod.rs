@@ -27,6 +27,7 @@ mod answers;
 mod peers;
 mod record;
 mod reports;
+mod watching;
 
 use crate::{
     admin::AdminServer,
@@ -40,6 +41,7 @@ use crate::{
     files,
     join::{JoinError, JoinToken, NodeIdentity, identity_or_join},
     lock::StateLock,
+    metrics,
     network::{NodeNetwork, PodNetwork, PodNetworkConfig, VethPodNetwork},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
@@ -98,9 +100,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         xdp,
         tc,
     };
+    let answers = Arc::new(answers);
     let admin = AdminServer::bind(&node.args.state_dir)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(admin.run(Arc::new(answers)));
+    tasks.spawn(admin.run(answers.clone()));
+    if let Some(address) = node.args.metrics_address {
+        let listener = metrics::bind(address)
+            .await
+            .with_context(|| format!("listen on {address} for metrics"))?;
+        tasks.spawn(metrics::serve(listener, answers));
+    }
     spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
 

@@ -10,6 +10,7 @@ mod bad_pods;
 mod commands;
 mod life;
 mod recovery;
+mod seeing;
 mod start_up;
 mod traffic;
 
@@ -100,6 +101,15 @@ const TESTS: &[Test] = &[
     (
         "traffic/outside_reaches_every_nodes_port",
         traffic::outside_reaches_every_nodes_port,
+    ),
+    (
+        "seeing/a_trace_follows_a_request",
+        seeing::a_trace_follows_a_request,
+    ),
+    ("seeing/flows_are_followed", seeing::flows_are_followed),
+    (
+        "seeing/metrics_say_what_services_count",
+        seeing::metrics_say_what_services_count,
     ),
     (
         "traffic/no_packet_filter_rule_is_made",

@@ -22,6 +22,8 @@ use crate::{
 
 /// A cluster has to be ready within this, on a slow machine too.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Where each node's agent serves metrics, in the node's own network namespace.
+const METRICS: &str = "127.0.0.1:10249";
 
 /// All that starting needs to know.
 pub struct Run<'a> {
@@ -186,7 +188,8 @@ fn agent_command(run: &Run<'_>, node: Node) -> std::process::Command {
         .arg(run.cluster.node_state(node))
         .args(["--uplink", "eth0", "--ebpf-object"])
         .arg(&run.programs.object)
-        .args(["--cgroup-root", &format!("portolan/{}", node.name())]);
+        .args(["--cgroup-root", &format!("portolan/{}", node.name())])
+        .args(["--metrics-address", METRICS]);
     for address in node.addresses() {
         agent.args(["--node-ip", &address]);
     }
