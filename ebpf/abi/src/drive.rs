@@ -5,9 +5,9 @@ use crate::assert_layout;
 /// Bytes of a packet that the generator writes anew before every run.
 pub const FRAME_BYTES: usize = 80;
 
-/// The first client's IPv4 address; flow numbers fill the 22 bits below.
+/// The first client's IPv4 address; flow numbers fill up to 22 bits below.
 pub const CLIENT_V4: u32 = 0x6440_0000;
-/// The first client's port; each 4,194,304 flows go on to the next.
+/// The first client's port.
 pub const CLIENT_PORT: u16 = 1_024;
 /// The first service's IPv4 address; service numbers fill the 17 bits below.
 pub const SERVICE_V4: u32 = 0x0a80_0000;
@@ -28,6 +28,10 @@ pub struct Drive {
     pub services: u32,
     /// Nonzero: flows come in order, not at random.
     pub in_order: u32,
+    /// How many of a flow number's low bits go into the client's address, 22 at most; the rest goes into its port.
+    pub address_bits: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The sum of the IPv4 header's words without addresses and checksum.
     pub header_sum: u32,
     /// The sum of what the transport's checksum covers, without addresses and client port.
@@ -38,19 +42,9 @@ pub struct Drive {
 
 assert_layout!(
     Drive,
-    size = 120,
+    size = 128,
     align = 8,
-    fields = [
-        u64,
-        u64,
-        u32,
-        u32,
-        u32,
-        u32,
-        u32,
-        u32,
-        [u64; FRAME_BYTES / 8]
-    ]
+    fields = [u64, u64, [u32; 8], [u64; FRAME_BYTES / 8]]
 );
 
 /// How many words a [`Drive`] is.
@@ -61,23 +55,28 @@ impl Drive {
     pub fn words(&self) -> [u64; WORDS] {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let mut words = [0; WORDS];
-        words[..5].copy_from_slice(&[
+        words[..6].copy_from_slice(&[
             self.random,
             self.made,
             pair(self.next, self.flow_mask),
             pair(self.services, self.in_order),
+            pair(self.address_bits, self.reserved),
             pair(self.header_sum, self.transport_sum),
         ]);
-        words[5..].copy_from_slice(&self.frame);
+        words[6..].copy_from_slice(&self.frame);
         words
     }
 }
 
 /// A flow's client: the low bits of its address, and its port.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "ten bits are left")]
-pub const fn client_of(flow: u32) -> (u32, u16) {
-    (flow & 0x3f_ffff, CLIENT_PORT + (flow >> 22) as u16)
+#[expect(clippy::cast_possible_truncation, reason = "ports wrap around")]
+pub const fn client_of(flow: u32, address_bits: u32) -> (u32, u16) {
+    let bits = address_bits & 31;
+    (
+        flow & ((1 << bits) - 1),
+        CLIENT_PORT.wrapping_add((flow >> bits) as u16),
+    )
 }
 
 /// A flow's service.

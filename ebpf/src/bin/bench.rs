@@ -81,7 +81,7 @@ fn generate<A: Address>(start: usize, end: usize) -> Option<()> {
         return None;
     }
     let flow = next_flow(drive);
-    let (client, port) = client_of(flow);
+    let (client, port) = client_of(flow, drive.address_bits);
     let service = service_of(flow, drive.services);
     let port = Be16::new(port);
     // SAFETY: the packet has that many bytes, as was just checked; BPF's stores need no alignment there.

@@ -24,6 +24,9 @@ pub struct Options {
     /// Numbers of services to measure with
     #[arg(long, value_delimiter = ',')]
     services: Option<Vec<u32>>,
+    /// Numbers of flows to run programs on
+    #[arg(long, value_delimiter = ',')]
+    flows: Option<Vec<u32>>,
     /// Write the rows to a file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -43,7 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
         let progress = Progress::new(36);
         rows.extend(micro::run(
             &options.names,
-            options.services.as_deref(),
+            (options.services.as_deref(), options.flows.as_deref()),
             &progress,
         )?);
     }

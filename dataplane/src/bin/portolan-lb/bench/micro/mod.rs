@@ -68,7 +68,7 @@ const LOADS: [(u32, u32); 9] = [
 
 fn cases(flows: u32, services: u32) -> Vec<Case> {
     let mut cases = Vec::new();
-    for hook in [Hook::Xdp, Hook::Tcx] {
+    for hook in Hook::ALL {
         for kind in Kind::ALL {
             let whats: &[What] = match (hook, kind.name(), services) {
                 (Hook::Xdp, "ipv4_tcp", 1) => {
@@ -80,6 +80,7 @@ fn cases(flows: u32, services: u32) -> Vec<Case> {
             cases.extend(whats.iter().map(|&what| Case { hook, what, kind }));
         }
     }
+    cases.retain(|case| case.hook != Hook::Pod || flows <= 4_096);
     // A new flow needs a table to be new in.
     cases.retain(|case| case.what != What::NewFlow || flows >= 65_536);
     cases
@@ -95,27 +96,31 @@ fn is_wanted(filters: &[String], name: &str) -> bool {
 
 /// Whether any of the benchmarks is asked for.
 pub fn is_any_wanted(filters: &[String]) -> bool {
-    ["xdp/", "tcx/", "program/"].iter().any(|family| {
-        filters.is_empty()
-            || filters
-                .iter()
-                .any(|filter| filter.starts_with(family) || family.starts_with(filter.as_str()))
-    })
+    ["xdp/", "tcx/", "tcx_pod/", "program/"]
+        .iter()
+        .any(|family| {
+            filters.is_empty()
+                || filters
+                    .iter()
+                    .any(|filter| filter.starts_with(family) || family.starts_with(filter.as_str()))
+        })
 }
 
 /// Runs those that are asked for.
 pub fn run(
     filters: &[String],
-    services_wanted: Option<&[u32]>,
+    (services_wanted, flows_wanted): (Option<&[u32]>, Option<&[u32]>),
     progress: &Progress,
 ) -> Result<Vec<Row>> {
     let mut rows = empties(filters)?;
     let mut kept_programs = false;
     for (flows, services) in LOADS {
-        if services_wanted.is_some_and(|wanted| !wanted.contains(&services)) {
+        if services_wanted.is_some_and(|wanted| !wanted.contains(&services))
+            || flows_wanted.is_some_and(|wanted| !wanted.contains(&flows))
+        {
             continue;
         }
-        for hook in [Hook::Xdp, Hook::Tcx] {
+        for hook in Hook::ALL {
             for v6 in [false, true] {
                 let wanted: Vec<Case> = cases(flows, services)
                     .into_iter()

@@ -6,7 +6,7 @@ use portolan_abi::{
     address::{V4, V6},
     bytes::{Be16, Be32},
     checksum::{fold, pseudo_header, sum},
-    drive::{CLIENT_V4, Drive, FRAME_BYTES, SERVICE_V4, client_of, service_of},
+    drive::{CLIENT_PORT, CLIENT_V4, Drive, FRAME_BYTES, SERVICE_V4, client_of, service_of},
     parse::{ETHER_V4, ETHER_V6, Packet, ParseAddress, field},
     protocol, tcp,
 };
@@ -56,6 +56,15 @@ impl Kind {
     }
 }
 
+/// The first client's address.
+pub fn client(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::from(0xfd00_0064_u128 << 96).into()
+    } else {
+        Ipv4Addr::from(CLIENT_V4).into()
+    }
+}
+
 /// A service's address.
 pub fn service(kind: Kind, number: u32) -> IpAddr {
     if kind.v6 {
@@ -81,7 +90,7 @@ pub fn hosts(kind: Kind) -> impl Iterator<Item = IpAddr> {
 }
 
 /// What the generator is told to make packets of a kind, with TCP's flags.
-pub fn drive(kind: Kind, flags: u8, services: u32, flows: u32) -> Drive {
+pub fn drive(kind: Kind, flags: u8, services: u32, flows: u32, address_bits: u32) -> Drive {
     let mut frame = [0_u8; FRAME_BYTES];
     let transport = if kind.v6 {
         field::V6_TRANSPORT
@@ -136,6 +145,8 @@ pub fn drive(kind: Kind, flags: u8, services: u32, flows: u32) -> Drive {
         flow_mask: flows - 1,
         services,
         in_order: 0,
+        address_bits,
+        reserved: 0,
         header_sum: u32::from(fold(sum(&frame[field::V4_VERSION..][..20]))),
         transport_sum: u32::from(fold(covered)),
         frame: words,
@@ -151,7 +162,7 @@ pub const WITHIN: u8 = tcp::ACK;
 pub const OPENING: u8 = tcp::SYN;
 
 /// Why a packet is not what the dataplane must make of one of the generator's.
-pub fn check(kind: Kind, services: u32, bytes: &[u8], to: [u8; 6]) -> Result<(), String> {
+pub fn check(kind: Kind, drive: &Drive, bytes: &[u8], to: [u8; 6]) -> Result<(), String> {
     if bytes.len() != FRAME_BYTES {
         return Err(format!("{} bytes came out", bytes.len()));
     }
@@ -162,7 +173,7 @@ pub fn check(kind: Kind, services: u32, bytes: &[u8], to: [u8; 6]) -> Result<(),
         let packet = parsed::<V6>(bytes)?;
         let source = Ipv6Addr::from(packet.source.octets());
         let low = u32::try_from(u128::from(source) & 0xffff_ffff).expect("32 bits");
-        let flow = flow_of(low, packet.source_port)?;
+        let flow = flow_of(low, packet.source_port, drive.address_bits)?;
         (flow, IpAddr::from(packet.destination.octets()))
     } else {
         if fold(sum(&bytes[field::V4_VERSION..][..20])) != 0xffff {
@@ -170,20 +181,20 @@ pub fn check(kind: Kind, services: u32, bytes: &[u8], to: [u8; 6]) -> Result<(),
         }
         let packet = parsed::<V4>(bytes)?;
         let low = Be32::get(packet.source.0) ^ CLIENT_V4;
-        let flow = flow_of(low, packet.source_port)?;
+        let flow = flow_of(low, packet.source_port, drive.address_bits)?;
         (flow, IpAddr::from(packet.destination.octets()))
     };
-    let expected = backend(kind, service_of(flow, services));
+    let expected = backend(kind, service_of(flow, drive.services));
     if destination != expected {
         return Err(format!("it went to {destination}, not to {expected}"));
     }
     Ok(())
 }
 
-fn flow_of(low: u32, port: Be16) -> Result<u32, String> {
-    let above = u32::from(port.get() - portolan_abi::drive::CLIENT_PORT);
-    let flow = low | above << 22;
-    if client_of(flow) == (low, port.get()) {
+fn flow_of(low: u32, port: Be16, address_bits: u32) -> Result<u32, String> {
+    let above = port.get().wrapping_sub(CLIENT_PORT);
+    let flow = low | u32::from(above) << address_bits;
+    if client_of(flow, address_bits) == (low, port.get()) {
         Ok(flow)
     } else {
         Err("its source is no client".into())

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use portolan_abi::{drive::FRAME_BYTES, protocol};
+use portolan_abi::{
+    drive::{Drive, FRAME_BYTES},
+    protocol,
+};
 use portolan_dataplane::{
     Config, Dataplane, Driver, PodInterface, Target, Transmit,
     model::{Backend, Frontend, Locality, Protocol, ReturnPath, Scope, Service, ServiceName},
@@ -31,29 +34,40 @@ const PACKETS: u32 = 200_000;
 pub enum Hook {
     /// `xdp_uplink`, to a backend behind the uplink.
     Xdp,
-    /// `pod_egress`, to a backend in a pod of the node.
+    /// `uplink_ingress`, to a backend in a pod of the node.
     Tcx,
+    /// `pod_egress`, from one pod to another.
+    Pod,
 }
 
 impl Hook {
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::Tcx, Self::Pod];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
             Self::Tcx => "tcx",
+            Self::Pod => "tcx_pod",
         }
     }
 
     fn program(self) -> &'static str {
         match self {
             Self::Xdp => "xdp_uplink",
-            Self::Tcx => "pod_egress",
+            Self::Tcx => "uplink_ingress",
+            Self::Pod => "pod_egress",
         }
+    }
+
+    /// A pod has one address, so that its flows differ by ports alone.
+    fn address_bits(self) -> u32 {
+        if self == Self::Pod { 0 } else { 22 }
     }
 
     fn verdict(self) -> i32 {
         match self {
             Self::Xdp => XDP_TX,
-            Self::Tcx => TC_ACT_REDIRECT,
+            Self::Tcx | Self::Pod => TC_ACT_REDIRECT,
         }
     }
 }
@@ -86,6 +100,7 @@ impl Rig {
         let far = Space::new()?;
         wire((&space, "eth0"), (&far, "wire"))?;
         wire((&space, "pod0"), (&far, "pod"))?;
+        wire((&space, "client0"), (&far, "client"))?;
         space.ip(
             "address add 10.0.0.1/24 dev eth0\naddress add fd00::1/64 dev eth0 nodad\n\
              neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent\n\
@@ -111,10 +126,10 @@ impl Rig {
         config.capacity.choice_lines = (2 * services).max(16);
         let (dataplane, interface) = space.enter(|| {
             let mut dataplane = Dataplane::open(config)?;
-            let interface = nix::net::if_::if_nametoindex("eth0").context("find eth0")?;
-            if hook == Hook::Xdp {
-                dataplane.attach_uplink("eth0")?;
-            }
+            dataplane.attach_uplink("eth0")?;
+            let device = if hook == Hook::Pod { "client0" } else { "eth0" };
+            let interface =
+                nix::net::if_::if_nametoindex(device).context("find the device under test")?;
             load(&mut dataplane, hook, v6, services)?;
             anyhow::Ok((dataplane, interface))
         })??;
@@ -136,7 +151,7 @@ impl Rig {
     /// Makes the flows that packets are to meet.
     pub fn prepare(&mut self, kind: Kind, what: What) -> Result<()> {
         if matches!(what, What::Hit) {
-            let mut drive = packet::drive(kind, OPENING, self.services, self.flows);
+            let mut drive = self.packets(kind, OPENING);
             drive.in_order = 1;
             self.driver
                 .aim(Target::Dataplane(self.hook.program()), &self.dataplane)?;
@@ -165,7 +180,7 @@ impl Rig {
         self.driver.aim(target, &self.dataplane)?;
         let is_new = what == What::NewFlow;
         let flags = if is_new { OPENING } else { WITHIN };
-        let mut drive = packet::drive(kind, flags, self.services, self.flows);
+        let mut drive = self.packets(kind, flags);
         if is_new {
             drive.in_order = 1;
             drive.next = self.next_new;
@@ -174,10 +189,15 @@ impl Rig {
         Ok(self.driver.prepare(drive)?)
     }
 
+    fn packets(&self, kind: Kind, flags: u8) -> Drive {
+        let bits = self.hook.address_bits();
+        packet::drive(kind, flags, self.services, self.flows, bits)
+    }
+
     fn empty_program(&self) -> &'static str {
         match self.hook {
             Hook::Xdp => "xdp_empty",
-            Hook::Tcx => "tc_empty",
+            Hook::Tcx | Hook::Pod => "tc_empty",
         }
     }
 
@@ -232,7 +252,10 @@ impl Rig {
                 };
                 // One complete checksum in 65,536 looks like one that a device is to complete: XDP leaves it to tcx.
                 if forwarded.abs_diff(u64::from(packets)) > u64::from(packets) / STRAYS {
-                    Some(format!("{forwarded} of {packets} packets were forwarded"))
+                    Some(format!(
+                        "{forwarded} of {packets} packets were forwarded; the last verdict was {}",
+                        run.verdict
+                    ))
                 } else if opened.abs_diff(wanted) > u64::from(packets) / STRAYS {
                     Some(format!("{opened} of {packets} packets began a flow"))
                 } else {
@@ -259,7 +282,7 @@ impl Rig {
         } else {
             POD_MAC
         };
-        packet::check(kind, self.services, &run.packet, to).err()
+        packet::check(kind, &self.packets(kind, 0), &run.packet, to).err()
     }
 
     /// Packets forwarded and flows begun so far.
@@ -291,17 +314,24 @@ fn nanoseconds(run: &portolan_dataplane::Run) -> f64 {
 
 fn load(dataplane: &mut Dataplane, hook: Hook, v6: bool, services: u32) -> Result<()> {
     let kind = |protocol| Kind { v6, protocol };
-    if hook == Hook::Tcx {
+    if hook == Hook::Pod {
+        dataplane.attach_pod(&PodInterface {
+            host_interface: "client0".into(),
+            addresses: vec![packet::client(v6)],
+            pod_mac: POD_MAC,
+        })?;
+    }
+    if hook != Hook::Xdp {
         dataplane.attach_pod(&PodInterface {
             host_interface: "pod0".into(),
             addresses: packet::hosts(kind(protocol::TCP)).collect(),
             pod_mac: POD_MAC,
         })?;
     }
-    let locality = if hook == Hook::Tcx {
-        Locality::Node
-    } else {
+    let locality = if hook == Hook::Xdp {
         Locality::Elsewhere
+    } else {
+        Locality::Node
     };
     for number in 0..services {
         for (transport, protocol) in [
