@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use crate::model::TcMode;
+use crate::model::{TcMode, XdpMode};
 
 /// How many of each thing the maps hold. Fixed when the maps are made; adopted maps keep what they were made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct Config {
     pub transmit: Transmit,
     /// What pods send beyond the networks of [`crate::Dataplane::set_networks`] leaves by the uplink with the node's address.
     pub masquerade: bool,
+    /// How XDP is attached to the uplink; none: in the driver, else in the stack.
+    pub xdp: Option<XdpMode>,
     /// How tc programs are attached; `None`: by the newest way that the kernel has.
     pub tc: Option<TcMode>,
 }
@@ -91,6 +93,7 @@ impl Config {
             capacity: Capacity::default(),
             transmit: Transmit::default(),
             masquerade: false,
+            xdp: None,
             tc: None,
         }
     }

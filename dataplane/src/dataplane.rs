@@ -120,7 +120,7 @@ impl Dataplane {
         self.uplink = Some(interface.to_owned());
         self.programs.leave_other_uplinks(index)?;
         self.programs.attach_tc(UPLINK, interface, index)?;
-        self.programs.attach_xdp(interface, index)
+        self.programs.attach_xdp(interface, index, self.config.xdp)
     }
 
     /// Says which networks there are around the node, in place of those of an earlier call. With [`Config::masquerade`],

@@ -4,12 +4,14 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
         bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use portolan_abi::{
+    bytes::Be16,
+    checksum,
     drop_reason::DropReason,
     echo::{self, Echo},
     parse::{Packet, field},
@@ -47,25 +49,6 @@ pub fn pull_headers(context: &TcContext) -> bool {
     unsafe { bpf_skb_pull_data(context.as_ptr().cast(), length) == 0 }
 }
 
-#[inline(always)]
-fn store<T>(context: &TcContext, offset: usize, value: &T) -> Result<(), DropReason> {
-    // SAFETY: the value is readable for its size; the helper checks the offset.
-    let result = unsafe {
-        bpf_skb_store_bytes(
-            context.as_ptr().cast(),
-            offset as u32,
-            core::ptr::from_ref(value).cast(),
-            size_of::<T>() as u32,
-            0,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(DropReason::RewriteFailed)
-    }
-}
-
 /// Where a packet's checksum and ports lie, and how its checksum is to be changed: for addresses, then for ports.
 #[inline(always)]
 fn transport<A: Echo>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
@@ -92,40 +75,64 @@ pub fn rewrite<A: Echo>(
     let skb = context.as_ptr().cast();
     let addresses = u64::from(rewrite.addresses(packet).sum());
     let ports = u64::from(rewrite.ports(packet).sum());
-    let (checksum, ports_at, flags) = transport(packet);
-    let checksum = (packet.transport + checksum) as u32;
+    let (sum_at, ports_at, flags) = transport(packet);
+    let sum_at = (packet.transport + sum_at) as u32;
     // ICMP's checksum covers no addresses, ICMPv6's does.
     let covers_addresses = A::IS_V6 || packet.protocol != protocol::ICMP;
+    let moves = rewrite.source_port != packet.source_port
+        || rewrite.destination_port != packet.destination_port;
+    // Only helpers know whether a device is still to complete the checksum. The rest is written directly.
     // SAFETY: the context is the program's own; the helpers check their offsets.
     let failed = unsafe {
-        (!A::IS_V6 && bpf_l3_csum_replace(skb, field::V4_CHECKSUM as u32, 0, addresses, 0) != 0)
-            || (covers_addresses && bpf_l4_csum_replace(skb, checksum, 0, addresses, flags[0]) != 0)
-            || bpf_l4_csum_replace(skb, checksum, 0, ports, flags[1]) != 0
+        (covers_addresses && bpf_l4_csum_replace(skb, sum_at, 0, addresses, flags[0]) != 0)
+            || (moves && bpf_l4_csum_replace(skb, sum_at, 0, ports, flags[1]) != 0)
     };
     if failed {
         return Err(DropReason::RewriteFailed);
     }
+    let at = packet.transport + ports_at;
+    write(frame(context), packet, rewrite, at).ok_or(DropReason::RewriteFailed)
+}
+
+/// Writes addresses, ports or an echo's identifier, and IPv4's own checksum.
+#[inline(always)]
+fn write<A: Echo>(
+    frame: Frame,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    ports_at: usize,
+) -> Option<()> {
     let at = if A::IS_V6 {
         field::V6_SOURCE
     } else {
         field::V4_SOURCE
     };
-    store(context, at, &[rewrite.source, rewrite.destination])?;
-    let at = packet.transport + ports_at;
-    if packet.protocol == protocol::ICMP {
-        return store(context, at, &echo::identifier(rewrite).0);
+    let network = frame.at::<[A; 2]>(at)?;
+    let header = frame.at::<Be16>(field::V4_CHECKSUM)?;
+    let ports = frame.at::<[Be16; 2]>(ports_at)?;
+    // SAFETY: `at` checked every pointer, and BPF's stores need no alignment in packets.
+    unsafe {
+        if !A::IS_V6 {
+            *header = checksum::apply(*header, rewrite.addresses(packet));
+        }
+        *network = [rewrite.source, rewrite.destination];
+        if packet.protocol == protocol::ICMP {
+            (*ports)[0] = echo::identifier(rewrite);
+        } else {
+            *ports = [rewrite.source_port, rewrite.destination_port];
+        }
     }
-    store(
-        context,
-        at,
-        &[rewrite.source_port.0, rewrite.destination_port.0],
-    )
+    Some(())
 }
 
 /// Puts a packet straight into the pod behind a veth; the MAC addresses are the pod's and the node's ends'.
 #[inline(always)]
 pub fn to_pod(context: &TcContext, interface: u32, macs: [[u8; 6]; 2]) -> Result<i32, DropReason> {
-    store(context, 0, &macs)?;
+    let header = frame(context)
+        .at::<[[u8; 6]; 2]>(0)
+        .ok_or(DropReason::RewriteFailed)?;
+    // SAFETY: `at` checked the pointer.
+    unsafe { *header = macs };
     // SAFETY: the helper notes where to; the verdict does it.
     Ok(unsafe { bpf_redirect_peer(interface, 0) } as i32)
 }

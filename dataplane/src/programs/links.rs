@@ -183,7 +183,14 @@ impl Programs {
     }
 
     /// Attaches XDP to an interface, unless it is already: in the driver, else in the stack, else not at all.
-    pub fn attach_xdp(&mut self, interface: &str, index: u32) -> Result<XdpMode, Error> {
+    ///
+    /// With a wish, only as wished.
+    pub fn attach_xdp(
+        &mut self,
+        interface: &str,
+        index: u32,
+        wish: Option<XdpMode>,
+    ) -> Result<XdpMode, Error> {
         let modes = [
             (XdpMode::Native, "native", aya::programs::XdpMode::Driver),
             (XdpMode::Generic, "generic", aya::programs::XdpMode::Skb),
@@ -194,6 +201,9 @@ impl Programs {
             }
         }
         for (mode, word, flag) in modes {
+            if wish.is_some_and(|wish| wish != mode) {
+                continue;
+            }
             let path = self.pin(&format!("{XDP}_{word}"), interface);
             match self.xdp()?.attach(interface, flag) {
                 Ok(id) => {

@@ -16,6 +16,12 @@ pub trait Address: Copy + Eq + Default {
     /// The one's complement sum of its 16-bit words, not yet folded: what it adds to a checksum.
     fn checksum_sum(self) -> u64;
 
+    /// The same of its complement, which takes the address out of a checksum.
+    #[inline(always)]
+    fn checksum_complement(self) -> u64 {
+        Self::from_words(self.words().map(|word| !word)).checksum_sum()
+    }
+
     /// Whether it says "no address".
     #[inline(always)]
     fn is_unspecified(self) -> bool {

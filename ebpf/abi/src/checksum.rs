@@ -28,8 +28,8 @@ impl Difference {
     #[inline(always)]
     #[must_use]
     pub fn address<A: Address>(self, old: A, new: A) -> Self {
-        // Subtraction in one's complement is the addition of the complement, taken over sixteen bits.
-        Self(self.0 + u64::from(!fold(old.checksum_sum())) + new.checksum_sum())
+        // Subtraction in one's complement is the addition of the complement, of words of any width.
+        Self(self.0 + old.checksum_complement() + new.checksum_sum())
     }
 
     /// With a port changed.

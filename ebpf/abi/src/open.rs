@@ -8,7 +8,7 @@ use crate::{
     choice,
     client::{flow_key, home},
     drop_reason::{DropReason, Event},
-    flow::Meta,
+    flow::{Bucket, Meta, SLOTS},
     flow_table::{self, Inserted, Insertion, Victim},
     hash,
     network::kind,
@@ -55,7 +55,10 @@ pub fn open<A: Address, T: Stages<A>>(
         }
         tables.give_port(packet, hash, id, leaves)
     } else {
-        tables.give_slot(packet, hash, id, leaves)
+        match tables.give_slot(packet, hash, id, leaves) {
+            Outcome::UNKNOWN => tables.give_port(packet, hash, id, leaves),
+            given => given,
+        }
     };
     if outcome.is_opened() && backend.offers & offers::COUNTED != 0 {
         tables.add_connection(id);
@@ -154,7 +157,43 @@ fn insertion(leaves: u32, at_most: Victim) -> Insertion {
     Insertion { leaves, at_most }
 }
 
-/// A slot in the flow table: the backend sees the client's own address.
+/// Whether a live flow would look the same to the backend as a client's new one: the same client port, towards another
+/// frontend, at the same backend. Its replies could not be told from the new one's. Such flows that are over are taken out.
+#[inline(always)]
+fn has_twin<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    bucket: &T::Bucket,
+    backend: &Backend,
+    now: u64,
+    tables: &T,
+) -> bool {
+    let mut has = false;
+    let mut slot = 0;
+    while slot < SLOTS {
+        let meta = bucket.meta(slot);
+        let is_twin = meta.client_port() == packet.source_port
+            && meta.stage().protocol() == packet.protocol
+            && bucket.client(slot) == packet.source
+            && !(meta.has_ports(flow_key(packet).ports)
+                && bucket.frontend(slot) == packet.destination)
+            && match tables.backend(meta.backend()) {
+                Some(other) => other.address == backend.address && other.port == backend.port,
+                None => false,
+            };
+        if is_twin {
+            if meta.stage().is_over() || meta.is_stale(now) {
+                bucket.exchange(slot, meta, Meta(meta.0 & Meta::LOCK));
+            } else {
+                has = true;
+            }
+        }
+        slot += 1;
+    }
+    has
+}
+
+/// A slot in the flow table: the backend sees the client's own address. [`Outcome::UNKNOWN`] if the flow needs a port of
+/// the node's, lest the backend take it for another.
 #[inline(always)]
 pub fn give_slot<A: Address, T: Tables<A>>(
     packet: &Packet<A>,
@@ -168,6 +207,12 @@ pub fn give_slot<A: Address, T: Tables<A>>(
         return forward;
     };
     let now = tables.now();
+    if let Some(entry) = tables.backend(backend)
+        && has_twin(packet, &bucket, entry, now, tables)
+        && tables.node_address() != A::default()
+    {
+        return Outcome::UNKNOWN;
+    }
     let key = flow_key(packet);
     let meta = Meta::new(key.ports, backend, tcp::first(packet.protocol), now);
     let wish = insertion(leaves, Victim::Confirmed);

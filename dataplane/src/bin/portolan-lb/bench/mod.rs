@@ -1,6 +1,7 @@
 //! `portolan-lb bench`: what each way through this host costs, side by side.
 
 mod micro;
+mod paths;
 mod progress;
 mod row;
 
@@ -14,6 +15,7 @@ use nix::{
 };
 
 use crate::pins;
+use paths::Path;
 use progress::Progress;
 
 /// What to measure.
@@ -27,12 +29,52 @@ pub struct Options {
     /// Numbers of flows to run programs on
     #[arg(long, value_delimiter = ',')]
     flows: Option<Vec<u32>>,
+    /// How many endpoints each service has
+    #[arg(long, default_value_t = 3)]
+    endpoints: u32,
+    /// Paths to compare with each other and with direct; none: all
+    #[arg(long, value_delimiter = ',')]
+    paths: Option<Vec<String>>,
+    /// How often each figure of a path is taken
+    #[arg(long, default_value_t = 4)]
+    repeat: u32,
+    /// How long each run takes
+    #[arg(long, default_value_t = 0.4)]
+    seconds: f64,
+    /// Load tables that take minutes, too
+    #[arg(long)]
+    patient: bool,
     /// Write the rows to a file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
     /// The CPU to run on
     #[arg(long, default_value_t = 0)]
     cpu: usize,
+}
+
+/// What a path can be loaded with before the rest of the run would wait for minutes.
+const MOST_SERVICES: [(Path, u32); 3] = [
+    (Path::IptablesNft, 1_000),
+    (Path::Nftables, 10_000),
+    (Path::IptablesLegacy, 30_000),
+];
+
+impl Options {
+    /// Whether a path is to be measured.
+    fn wants(&self, path: Path) -> bool {
+        path == Path::Direct
+            || self
+                .paths
+                .as_ref()
+                .is_none_or(|paths| paths.iter().any(|name| name == path.name()))
+    }
+
+    /// Why a path is not loaded with so many services.
+    fn too_many(&self, path: Path, services: u32) -> Option<String> {
+        let (_, most) = MOST_SERVICES.iter().find(|(limited, _)| *limited == path)?;
+        (services > *most && !self.patient)
+            .then(|| format!("more than {most} services take minutes to load: ask for --patient"))
+    }
 }
 
 /// The command.
@@ -50,10 +92,13 @@ pub fn run(options: &Options) -> Result<()> {
             &progress,
         )?);
     }
+    rows.extend(paths::run(options)?);
     for row in &rows {
         println!(
-            "{:24} {:>9} flows {:>7} services {:>8.1} ({:.1} - {:.1}) {} {}",
+            "{:24} {:16} {:24} {:>9} flows {:>7} services {:>8.1} ({:.1} - {:.1}) {} {:?} {}",
             row.name,
+            row.path.as_deref().unwrap_or_default(),
+            row.metric,
             row.flows.map_or(String::new(), |flows| flows.to_string()),
             row.services
                 .map_or(String::new(), |services| services.to_string()),
@@ -61,6 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
             row.min.unwrap_or(f64::NAN),
             row.max.unwrap_or(f64::NAN),
             row.unit,
+            row.ratio,
             row.reason.as_deref().unwrap_or_default(),
         );
     }
