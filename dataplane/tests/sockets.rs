@@ -11,7 +11,7 @@ use std::{
 
 use portolan_dataplane::{
     Transmit,
-    model::{Locality, Protocol},
+    model::{Frontend, Locality, Protocol, Scope, ServiceName},
 };
 use support::{
     lab::{self, CLUSTER, Lab, NODE, NODE_PORT, PORT, TARGET, address, backend, service},
@@ -204,4 +204,53 @@ fn sweeping_takes_no_flow_that_is_alive() {
         outcomes.iter().all(|outcome| matches!(outcome, Ok(1..))),
         "every talk goes on: {outcomes:?}"
     );
+}
+
+#[test]
+fn two_services_of_one_backend_are_told_apart_though_the_client_uses_one_port() {
+    let other = ["10.96.0.81", "fd00:10:96::81"];
+    let mut lab = lab(Transmit::Never);
+    for protocol in PROTOCOLS {
+        let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();
+        let first = service(protocol, local);
+        let mut second = first.clone();
+        second.name = ServiceName(format!("default/other/{protocol:?}"));
+        second.frontends = other
+            .map(|at| Frontend::Address {
+                address: address(at),
+                port: PORT,
+                scope: Scope::Cluster,
+            })
+            .to_vec();
+        for service in [&first, &second] {
+            lab.dataplane.upsert(service).expect("a valid service");
+        }
+    }
+    for (family, frontends) in CLUSTER.into_iter().zip(other).enumerate() {
+        let from = std::net::SocketAddr::from((address(lab::CLIENT[family]), 46_000));
+        lab.client.enter(|| {
+            let socket = std::net::UdpSocket::bind(from).expect("the port is free");
+            socket
+                .set_read_timeout(Some(PATIENCE))
+                .expect("a timeout can be set");
+            // Both at once: the backend must see two clients, and each answer come from whom was asked.
+            for at in [frontends.0, frontends.1, frontends.0, frontends.1] {
+                let to = std::net::SocketAddr::from((address(at), PORT));
+                socket.send_to(b"hello", to).expect("it leaves");
+                let (_, who) = socket.recv_from(&mut [0; 256]).expect("an answer comes");
+                assert_eq!(who, to);
+            }
+        });
+        let status = std::process::Command::new("ip")
+            .args(["netns", "exec", lab.client.name(), "sysctl", "-qw"])
+            .arg("net.ipv4.ip_local_port_range=46100 46100")
+            .status()
+            .expect("a namespace's knobs can be set");
+        assert!(status.success());
+        // The same port again as soon as the first connection is over.
+        for at in [frontends.0, frontends.1] {
+            let answer = ask_from(&lab.client, Protocol::Tcp, (address(at), PORT));
+            assert_eq!(answer.server, "local");
+        }
+    }
 }
