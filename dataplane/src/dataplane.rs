@@ -28,9 +28,9 @@ use crate::{
     node::{check_pins, configure, transmits},
     pods::Pods,
     programs::{LINKS, POD, ProgramInfo, Programs, Run, UPLINK, unhook},
-    report::{self, PacketReport},
+    report::PacketReport,
     services::{Context, Services},
-    sys, watch,
+    sys, view, watch,
 };
 
 /// The loaded programs and the maps they share with this process.
@@ -146,6 +146,13 @@ impl Dataplane {
         }
     }
 
+    /// Detaches from the uplink, if there is one.
+    pub fn detach_uplink(&mut self) -> Result<(), Error> {
+        self.uplink = None;
+        self.set_uplink(0, false);
+        self.programs.leave_other_uplinks(0)
+    }
+
     /// Attaches tcx to a pod's veth and lets packets be delivered into the pod. Idempotent.
     pub fn attach_pod(&mut self, pod: &PodInterface) -> Result<(), Error> {
         let interface = index_of(&pod.host_interface)?;
@@ -247,13 +254,7 @@ impl Dataplane {
 
     /// Every service as it stands in the maps, by name, with its counters.
     pub fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
-        self.services
-            .iter()
-            .map(|(id, service)| {
-                let count = self.maps.service_count(id)?;
-                Ok((service.clone(), ServiceCounters::from(count)))
-            })
-            .collect()
+        view::services(&self.maps, &self.services)
     }
 
     /// Every flow in the tables.
@@ -263,37 +264,17 @@ impl Dataplane {
 
     /// How often packets were dropped, for each reason that there is.
     pub fn drops(&self) -> Result<Vec<DropCount>, Error> {
-        let counts = self
-            .maps
-            .drop_counts()?
-            .into_iter()
-            .map(|(reason, packets)| DropCount {
-                reason: reason.name().to_owned(),
-                description: reason.description().to_owned(),
-                packets,
-            });
-        Ok(counts.collect())
+        view::drops(&self.maps)
     }
 
     /// How often what an operator may want to know of happened, for each event that there is.
     pub fn events(&self) -> Result<Vec<EventCount>, Error> {
-        let counts = self
-            .maps
-            .event_counts()?
-            .into_iter()
-            .map(|(event, count)| EventCount {
-                event: event.name().to_owned(),
-                description: event.description().to_owned(),
-                count,
-            });
-        Ok(counts.collect())
+        view::events(&self.maps)
     }
 
     /// What watched packets met with, in words.
     pub fn describe(&self, observed: &Observed) -> Vec<PacketReport> {
-        let names = self.services.names();
-        let in_words = |report| report::in_words(report, &self.maps, &names);
-        observed.0.iter().map(in_words).collect()
+        view::describe(&self.maps, &self.services, observed)
     }
 
     /// Takes aged flows out and frees what only they held, and looks again whether XDP may send. To be called about once

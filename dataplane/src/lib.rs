@@ -64,6 +64,7 @@ mod records;
 pub mod report;
 mod services;
 mod sys;
+mod view;
 mod watch;
 
 pub use config::{Capacity, Config, PodInterface, Swept, Transmit};
@@ -72,6 +73,7 @@ pub use driver::{Driver, Target};
 pub use error::Error;
 pub use object::xdp_pass;
 pub use programs::{ProgramInfo, Run};
+pub use view::{Hook, View};
 pub use watch::{Observed, Watcher};
 
 /// Leaves the checksums of what an interface sends to the device, or has the stack complete them.

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build_ebpf;
 mod cargo;
 mod cluster;
@@ -42,6 +43,8 @@ enum Xtask {
     Test(test::Options),
     /// Run a command in a virtual machine with another kernel
     Vm(vm::Options),
+    /// Measure what forwarding costs, with the peers beside it in the same run
+    Bench(bench::Options),
     /// Check formatting, lints, layout rules and licences
     Tidy,
     /// Build the kernel programs
@@ -67,6 +70,7 @@ fn run() -> Result<()> {
         Xtask::Down => down::run(&workspace),
         Xtask::Test(options) => test::run(&workspace, &options),
         Xtask::Vm(options) => vm::run(&workspace, &options),
+        Xtask::Bench(options) => bench::run(&workspace, &options),
         Xtask::Tidy => tidy::run(&workspace),
         Xtask::BuildEbpf => build_ebpf::run(&workspace),
     }

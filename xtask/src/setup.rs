@@ -44,3 +44,8 @@ pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
     }
     Ok(installed)
 }
+
+/// The same for what only the benchmark needs.
+pub fn ensure_for_bench(workspace: &Workspace, progress: &Progress) -> Result<bool> {
+    packages::ensure_for_bench(workspace, progress)
+}

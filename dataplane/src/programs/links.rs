@@ -239,7 +239,9 @@ impl Programs {
     /// Detaches what hangs on an uplink that is no longer the node's.
     pub fn leave_other_uplinks(&self, index: u32) -> Result<(), Error> {
         for (name, interface) in self.pinned()? {
-            if interface != index && (name.starts_with(XDP) || name.starts_with(UPLINK)) {
+            if (interface != index || index == 0)
+                && (name.starts_with(XDP) || name.starts_with(UPLINK))
+            {
                 unhook(&self.links.join(name))?;
             }
         }
@@ -268,7 +270,7 @@ fn filter(interface: &str, direction: TcAttachType) -> io::Result<SchedClassifie
 }
 
 /// The interface that a pin's program is attached to; 0 when that interface is gone.
-fn interface_of(path: &Path) -> io::Result<u32> {
+pub fn interface_of(path: &Path) -> io::Result<u32> {
     if !path.is_symlink() {
         return sys::link_interface(path);
     }

@@ -16,7 +16,7 @@ use aya::{
 
 use crate::{Capacity, Error, maps::failed, model::TcMode, object};
 
-pub use links::unhook;
+pub use links::{interface_of, unhook};
 
 /// The folder of the links, among the pins.
 pub const LINKS: &str = "links";

@@ -139,9 +139,36 @@ const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
+/// What the benchmark sets beside our own paths.
+const FOR_BENCH: &[Requirement] = &[
+    Requirement {
+        probe: Program("iptables-legacy-restore"),
+        debian: "iptables",
+        delivery: Install,
+        elsewhere: Some(("iptables-legacy", "iptables")),
+        why: "the benchmark compares with kube-proxy's iptables mode",
+    },
+    Requirement {
+        probe: Program("ipvsadm"),
+        debian: "ipvsadm",
+        delivery: Unpack,
+        elsewhere: None,
+        why: "the benchmark compares with IPVS where the kernel has it",
+    },
+];
+
 /// Installs what is missing. Whether anything was.
 pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
-    let missing: Vec<&Requirement> = REQUIREMENTS
+    bring(workspace, progress, REQUIREMENTS)
+}
+
+/// The same for what only the benchmark needs.
+pub fn ensure_for_bench(workspace: &Workspace, progress: &Progress) -> Result<bool> {
+    bring(workspace, progress, FOR_BENCH)
+}
+
+fn bring(workspace: &Workspace, progress: &Progress, wanted: &[Requirement]) -> Result<bool> {
+    let missing: Vec<&Requirement> = wanted
         .iter()
         .filter(|requirement| !requirement.is_met(workspace))
         .collect();

@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod bench;
+mod declaration;
 mod pins;
 mod space;
+mod status;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make this host as a file says: attach, make and change services, take away what the file does not name
+    Apply(apply::ApplyArgs),
+    /// The same, and go on: age flows, follow the file. What it made stays when it ends
+    Run(apply::ApplyArgs),
+    /// Show devices, services and counters
+    Status(status::StatusArgs),
+    /// Show services with their rates, over and over
+    Watch(status::WatchArgs),
+    /// Show what is decided on chosen packets
+    Trace(trace::TraceArgs),
+    /// Take everything away: programs, maps and pins
+    Detach(apply::PinArgs),
     /// Measure what each way through this host costs
     Bench(bench::Options),
 }
@@ -37,6 +53,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
+        Command::Apply(args) => apply::apply(&args),
+        Command::Run(args) => apply::run(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Watch(args) => status::watch(&args),
+        Command::Trace(args) => trace::trace(&args),
+        Command::Detach(args) => apply::detach(&args),
         Command::Bench(options) => bench::run(&options),
     }
 }

@@ -1,13 +1,16 @@
 //! `portolan-lb bench`: what each way through this host costs, side by side.
 
+mod machine;
 mod micro;
+mod page;
 mod paths;
 mod progress;
+mod report;
 mod row;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -47,6 +50,12 @@ pub struct Options {
     /// Write the rows to a file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the page of charts to a file
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Say what changed since an older run's JSON
+    #[arg(long)]
+    compare: Option<PathBuf>,
     /// The CPU to run on
     #[arg(long, default_value_t = 0)]
     cpu: usize,
@@ -80,6 +89,7 @@ impl Options {
 /// The command.
 pub fn run(options: &Options) -> Result<()> {
     pins::hide()?;
+    let facts = machine::facts(options.cpu);
     let mut cpus = CpuSet::new();
     cpus.set(options.cpu).context("choose a CPU")?;
     sched_setaffinity(Pid::from_raw(0), &cpus).context("keep to one CPU")?;
@@ -93,26 +103,20 @@ pub fn run(options: &Options) -> Result<()> {
         )?);
     }
     rows.extend(paths::run(options)?);
-    for row in &rows {
-        println!(
-            "{:24} {:16} {:24} {:>9} flows {:>7} services {:>8.1} ({:.1} - {:.1}) {} {:?} {}",
-            row.name,
-            row.path.as_deref().unwrap_or_default(),
-            row.metric,
-            row.flows.map_or(String::new(), |flows| flows.to_string()),
-            row.services
-                .map_or(String::new(), |services| services.to_string()),
-            row.median.unwrap_or(f64::NAN),
-            row.min.unwrap_or(f64::NAN),
-            row.max.unwrap_or(f64::NAN),
-            row.unit,
-            row.ratio,
-            row.reason.as_deref().unwrap_or_default(),
-        );
+    if rows.is_empty() {
+        bail!("no benchmark is named so: {}", options.names.join(", "));
     }
+    print!("{}", report::tables(&rows));
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&rows)? + "\n";
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &options.html {
+        std::fs::write(path, page::page(&rows, &facts))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(old) = &options.compare {
+        print!("{}", report::compare(&rows, old)?);
     }
     Ok(())
 }
