@@ -18,8 +18,18 @@ const HOPS: u32 = 1_024;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// The MAC addresses of the way to an address: the destination's, then ours.
-pub type Hop = [[u8; 6]; 2];
+/// The MAC addresses of the way to an address, the destination's, then ours, as words: copying bytes would be a call.
+pub type Hop = [u32; 3];
+
+/// Two MAC addresses as they stand at the head of a frame.
+#[inline(always)]
+pub fn hop([a, b]: [[u8; 6]; 2]) -> Hop {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], b[0], b[1]]),
+        u32::from_ne_bytes([b[2], b[3], b[4], b[5]]),
+    ]
+}
 
 /// A remembered next hop.
 #[derive(Clone, Copy)]
@@ -103,7 +113,7 @@ fn ask<A: Address>(
     if result != 0 || lookup.ifindex != interface {
         return None;
     }
-    known.macs = [lookup.dmac, lookup.smac];
+    known.macs = hop([lookup.dmac, lookup.smac]);
     // SAFETY: the helper has written the route's MTU where it read the packet's length.
     known.mtu = u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result });
     Some(())

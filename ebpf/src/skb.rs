@@ -19,7 +19,10 @@ use portolan_abi::{
     rewrite::Rewrite,
 };
 
-use crate::frame::Frame;
+use crate::{
+    frame::Frame,
+    hops::{self, Hop},
+};
 
 /// How much of a packet must be readable for its headers to be: Ethernet, the longest IPv4 header, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
@@ -129,10 +132,15 @@ fn write<A: Echo>(
 #[inline(always)]
 pub fn to_pod(context: &TcContext, interface: u32, macs: [[u8; 6]; 2]) -> Result<i32, DropReason> {
     let header = frame(context)
-        .at::<[[u8; 6]; 2]>(0)
+        .at::<Hop>(0)
         .ok_or(DropReason::RewriteFailed)?;
-    // SAFETY: `at` checked the pointer.
-    unsafe { *header = macs };
+    let hop = hops::hop(macs);
+    // SAFETY: `at` checked the pointer, and BPF's stores need no alignment in packets.
+    unsafe {
+        (*header)[0] = hop[0];
+        (*header)[1] = hop[1];
+        (*header)[2] = hop[2];
+    }
     // SAFETY: the helper notes where to; the verdict does it.
     Ok(unsafe { bpf_redirect_peer(interface, 0) } as i32)
 }

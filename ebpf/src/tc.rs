@@ -75,7 +75,7 @@ where
     if hook == Hook::POD {
         check_sender(context, (packet.source, packet.destination))?;
     }
-    let mut rewrite = Rewrite::default();
+    let mut rewrite = Rewrite::unchanged(&packet);
     let outcome = route(&packet, hook, &maps, &mut rewrite);
     let verdict = match outcome.action() {
         Action::Forward => to_backend(context, &packet, outcome, maps, &mut rewrite),

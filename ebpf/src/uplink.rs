@@ -54,7 +54,7 @@ where
         return XDP_PASS;
     }
     let maps = Maps { config };
-    let mut rewrite = Rewrite::default();
+    let mut rewrite = Rewrite::unchanged(&packet);
     let outcome = route(&packet, Hook::TRANSIT, &maps, &mut rewrite);
     let verdict = match outcome.action() {
         Action::Forward => to_backend(context, &packet, outcome, config, &mut rewrite),

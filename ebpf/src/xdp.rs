@@ -75,7 +75,9 @@ pub fn rewrite<A: Address>(
     let transport = frame.at::<Be16>(packet.transport + offset)?;
     // SAFETY: `at` checked every pointer, and BPF's stores need no alignment in packets.
     unsafe {
-        *macs = hop;
+        (*macs)[0] = hop[0];
+        (*macs)[1] = hop[1];
+        (*macs)[2] = hop[2];
         if !A::IS_V6 {
             *header = checksum::apply(*header, addresses);
         }

@@ -16,6 +16,17 @@ pub struct Rewrite<A> {
 }
 
 impl<A: Address> Rewrite<A> {
+    /// What a packet has already.
+    #[inline(always)]
+    pub fn unchanged(packet: &Packet<A>) -> Self {
+        Self {
+            source: packet.source,
+            destination: packet.destination,
+            source_port: packet.source_port,
+            destination_port: packet.destination_port,
+        }
+    }
+
     /// A client's packet as its backend must see it; with a port, the source is the node.
     #[inline(always)]
     pub fn to_backend(

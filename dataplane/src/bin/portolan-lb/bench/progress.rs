@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     io::{IsTerminal, Write},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Progress of a known number of steps.
@@ -59,11 +59,6 @@ impl Progress {
         };
         eprint!("\r\x1b[K{:.0} s{left}  {what}", elapsed.as_secs_f64());
         let _ = std::io::stderr().flush();
-    }
-
-    /// Since it began.
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
     }
 }
 

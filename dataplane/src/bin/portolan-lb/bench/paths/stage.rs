@@ -198,16 +198,6 @@ impl Stage {
             dataplane.map_memory()?.iter().map(|(_, bytes)| bytes).sum(),
         ))
     }
-
-    /// New flows that the dataplane has counted.
-    pub fn flows_counted(&self) -> Result<Option<u64>> {
-        let Some((dataplane, _)) = &self.dataplane else {
-            return Ok(None);
-        };
-        let services = dataplane.services()?;
-        let classes = services.iter().flat_map(|(_, count)| count.classes());
-        Ok(Some(classes.map(|(_, class)| class.flows).sum()))
-    }
 }
 
 fn attach(dataplane: &mut Dataplane, path: Path, plan: Plan) -> Result<()> {
