@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -57,20 +60,24 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
     let declaration = declaration::read(&args.file)?;
     let mut dataplane = open(args, &declaration)?;
     install(&mut dataplane, &declaration)?;
+    let end = end_by_signal()?;
+    keep(args, &mut dataplane, &end)
+}
+
+/// Becomes true when this process is told to end. Before any other thread is made.
+pub fn end_by_signal() -> Result<Arc<AtomicBool>> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block().context("wait for signals")?;
-    let end = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let keeping = scope.spawn(|| keep(args, &mut dataplane, &end));
-        let waited = signals.wait().context("wait for signals");
-        end.store(true, Ordering::Release);
-        let kept = keeping
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        waited.and(kept)
-    })
+    let end = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&end);
+    thread::spawn(move || {
+        // Whatever ends the wait, a process that nothing could end would be worse.
+        drop(signals.wait());
+        told.store(true, Ordering::Release);
+    });
+    Ok(end)
 }
 
 fn keep(args: &ApplyArgs, dataplane: &mut Dataplane, end: &AtomicBool) -> Result<()> {

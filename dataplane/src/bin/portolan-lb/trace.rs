@@ -1,17 +1,16 @@
 //! `trace`: what the programs decide on chosen packets.
 
-use std::{fmt::Write, net::IpAddr, os::fd::AsFd};
+use std::{fmt::Write, net::IpAddr, sync::atomic::Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portolan_dataplane::{
     View, Watcher,
     model::Protocol,
     report::{Filter, PacketReport},
 };
 
-use crate::apply::PinArgs;
+use crate::apply::{self, PinArgs};
 
 /// What `trace` needs to know.
 #[derive(Debug, Args)]
@@ -64,9 +63,12 @@ pub fn trace(args: &TraceArgs) -> Result<()> {
     };
     let mut watcher = Watcher::start(&args.pins.pins, &filter)?;
     let mut shown = 0;
-    loop {
-        let mut waiting = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
-        poll(&mut waiting, PollTimeout::NONE).context("wait for packets")?;
+    // An end by a signal, too, must turn the programs' reports off.
+    let end = apply::end_by_signal()?;
+    while !end.load(Ordering::Acquire) {
+        if !watcher.wait(200)? {
+            continue;
+        }
         let observed = watcher.read();
         for report in view.describe(&observed) {
             if args.json {
@@ -80,6 +82,7 @@ pub fn trace(args: &TraceArgs) -> Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// A packet with what was decided on it, step by step.
