@@ -74,7 +74,9 @@ pub fn end_by_signal() -> Result<Arc<AtomicBool>> {
     let told = Arc::clone(&end);
     thread::spawn(move || {
         // Whatever ends the wait, a process that nothing could end would be worse.
-        drop(signals.wait());
+        if let Err(error) = signals.wait() {
+            eprintln!("cannot wait for signals: {error}");
+        }
         told.store(true, Ordering::Release);
     });
     Ok(end)
