@@ -1,4 +1,4 @@
-//! What every cluster has from the start: its namespaces, and the API server's own Service.
+//! What every cluster has from the start: its namespaces, its roles, and the API server's own Service.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::api::rbac::policy;
 use crate::api::{Api, Caller, ObjectKey, ResourceId, Status, WriteOptions};
 use crate::cli::Serve;
 use crate::resource::rows::{ENDPOINT_SLICES, NAMESPACES, SERVICES};
@@ -93,6 +94,9 @@ async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
             "metadata": { "name": name },
         });
         create(api, NAMESPACES, None, namespace).await?;
+    }
+    for (resource, object) in policy::objects() {
+        create(api, resource, None, object).await?;
     }
     create(api, SERVICES, Some("default"), service(cluster)).await?;
     if cluster.endpoints.is_empty() {

@@ -1,10 +1,11 @@
-//! Authorization: who may do what. Administrators may all; a node's agent may what its own pods need; everybody else
-//! may nothing but what needs no credentials (health, version).
+//! Authorization: who may do what. Administrators may all; a node's agent may what its own pods need; everybody may what
+//! the roles say that are bound to them.
 
 use serde_json::Value;
 
 use super::engine::Engine;
 use super::meta;
+use super::rbac::Action;
 use super::watch::Scope;
 use super::{Caller, ObjectKey, Status};
 use crate::resource::rows::{
@@ -43,6 +44,20 @@ struct Request<'a> {
     subresource: Option<&'a str>,
 }
 
+impl<'a> Request<'a> {
+    fn action(&self) -> Action<'a> {
+        Action {
+            verb: self.verb.name(),
+            group: self.row.id.group,
+            resource: self.row.id.plural,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            path: None,
+        }
+    }
+}
+
 impl Engine {
     /// Refuses what a caller may not do.
     pub(super) fn authorize(
@@ -64,10 +79,39 @@ impl Engine {
             name,
             subresource,
         };
-        match caller.node() {
-            Some(node) if self.node_may(node, &request) => Ok(()),
-            _ => Err(refused(caller, &request)),
+        if caller
+            .node()
+            .is_some_and(|node| self.node_may(node, &request))
+            || self.allowed_by_role(caller, &request.action()).is_some()
+        {
+            return Ok(());
         }
+        Err(refused(caller, &request))
+    }
+
+    /// Whether a caller may do something, and why ("" where no role says so).
+    pub fn decide(&self, caller: &Caller, action: &Action<'_>) -> Option<String> {
+        if caller.is_administrator() {
+            return Some(String::new());
+        }
+        let served = self.table.rows().iter();
+        let row = served
+            .filter(|row| row.id.group == action.group)
+            .find(|row| row.id.plural == action.resource);
+        let verb = Verb::parse(action.verb);
+        if let (Some(node), Some(row), Some(verb), None) = (caller.node(), row, verb, action.path) {
+            let request = Request {
+                row,
+                verb,
+                namespace: action.namespace,
+                name: action.name,
+                subresource: action.subresource,
+            };
+            if self.node_may(node, &request) {
+                return Some(String::new());
+            }
+        }
+        self.allowed_by_role(caller, action)
     }
 
     /// Lists and watches that are allowed for what they select: a node's own pods.
@@ -117,6 +161,10 @@ impl Engine {
         }
         if id == SERVICES || id == ENDPOINT_SLICES {
             return matches!(verb, Get | List | Watch);
+        }
+        // A token is bound to one of the node's pods: see `bind_token`.
+        if id == SERVICE_ACCOUNTS && request.subresource == Some("token") {
+            return verb == Create && self.a_pod_needs(node, request);
         }
         if id == SECRETS || id == CONFIG_MAPS || id == SERVICE_ACCOUNTS {
             return verb == Get && self.a_pod_needs(node, request);

@@ -25,7 +25,14 @@ impl Engine {
         options: &WriteOptions,
     ) -> Result<Outcome, Status> {
         let row = self.permitted(caller, resource, Verb::Create, (namespace, None), None)?;
-        let decoded = self.decode(row, object, options)?;
+        let mut decoded = self.decode(row, object, options)?;
+        if let Some(question) = row.question {
+            if row.namespaced {
+                place(row, namespace, &mut decoded.object)?;
+            }
+            decoded.object = self.answer(caller, row, question, decoded.object).await?;
+            return Ok(decoded);
+        }
         self.create_decoded(caller, row, namespace, (decoded.into(), options))
             .await
     }
@@ -121,6 +128,7 @@ impl Engine {
     ) -> Result<Value, Status> {
         let mut object = object.clone();
         let key = meta::key(&object);
+        self.check_escalation(caller, row, &object, None)?;
         let review = Review {
             operation: Operation::Create,
             resource: row.id,

@@ -15,6 +15,7 @@ use super::{
     Api, Caller, DeleteOptions, ListOptions, ObjectKey, ObjectList, ObjectWatch, PatchKind,
     ResourceId, Status, WriteOptions, namespaces,
 };
+use crate::pki::TokenKey;
 use crate::resource::{Resource, Table, Verb};
 use crate::store::Store;
 
@@ -28,6 +29,7 @@ pub struct Engine {
     pub(super) table: Arc<Table>,
     pub(super) cache: Cache,
     pub(super) admissions: Vec<Arc<dyn Admission>>,
+    pub(super) tokens: TokenKey,
     pub(super) clock: fn() -> Timestamp,
 }
 
@@ -46,11 +48,15 @@ impl Engine {
     ) -> Result<Running, Status> {
         let table = Arc::new(Table::built_in());
         let cache = Cache::start(store.clone(), &table).await?;
+        let tokens = TokenKey::load(&*store)
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
         let engine = Arc::new(Self {
             store,
             table,
             cache,
             admissions,
+            tokens,
             clock: Timestamp::now,
         });
         let namespaces = tokio::spawn(namespaces::run(engine.clone()));

@@ -3,6 +3,8 @@
 //!
 //! Objects are JSON values; `k8s-openapi` types are parsed at the edges that want them.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
@@ -20,10 +22,13 @@ pub mod meta;
 pub mod namespaces;
 mod object;
 pub mod patch;
+pub mod rbac;
 mod read;
+pub mod reviews;
 pub mod selector;
 pub mod status;
 mod subresource;
+pub mod tokens;
 mod watch;
 mod write;
 
@@ -57,12 +62,16 @@ impl ResourceId {
 }
 
 /// Who asks. In-process callers use [`Caller::system`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// "system:node:n1", "kubernetes-admin".
     pub user: String,
     /// "system:masters", "system:nodes".
     pub groups: Vec<String>,
+    /// Tells it from others of the name, where it is an account.
+    pub uid: String,
+    /// What else its credentials say.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Caller {
@@ -71,6 +80,7 @@ impl Caller {
         Self {
             user: format!("system:{component}"),
             groups: vec!["system:masters".to_owned()],
+            ..Self::default()
         }
     }
 }

@@ -226,7 +226,7 @@ impl Engine {
         Ok(view.read(row, &found.value))
     }
 
-    /// Posts to a subresource: a binding or an eviction.
+    /// Posts to a subresource: a binding, an eviction, or the wish for a token.
     pub async fn post_subresource(
         &self,
         caller: &Caller,
@@ -255,6 +255,15 @@ impl Engine {
                     ..DeleteOptions::default()
                 };
                 self.delete_object(caller, resource, key, &asked).await?;
+            }
+            "token" => {
+                let kind = "io.k8s.api.authentication.v1.TokenRequest";
+                let schema = self.table.schema();
+                let index = schema.index(kind);
+                let index = index.ok_or_else(|| Status::internal(format!("no type {kind}")))?;
+                let decoded = schema::decode(schema, index, body).map_err(Status::bad_request)?;
+                self.cache.catch_up().await?;
+                return self.request_token(caller, key, decoded.value);
             }
             _ => return Err(Status::method_not_allowed()),
         }

@@ -217,6 +217,7 @@ impl Engine {
         mut object: Value,
     ) -> Result<Replaced, Status> {
         let row = request.row;
+        self.check_escalation(request.caller, row, &object, Some(&current.value))?;
         let review = Review {
             operation: Operation::Update,
             resource: row.id,

@@ -8,6 +8,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{Namespace, Node, Pod, Service},
         discovery::v1::EndpointSlice,
+        rbac::v1::ClusterRole,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -21,8 +22,8 @@ use super::{
     informer::{AnyInformer, Informer},
     meta,
     resources::{
-        DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, Kind, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS,
-        SERVICES,
+        CLUSTER_ROLES, DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, Kind, LEASES, NAMESPACES, NODES, PODS,
+        REPLICA_SETS, SERVICES,
     },
 };
 use crate::api::Api;
@@ -38,6 +39,8 @@ pub const BY_LABEL: &str = "label";
 
 /// See the file's front page.
 pub struct Informers {
+    /// Cluster roles.
+    pub cluster_roles: Arc<Informer<ClusterRole>>,
     /// Deployments.
     pub deployments: Arc<Informer<Deployment>>,
     /// EndpointSlices, by label.
@@ -64,6 +67,7 @@ impl Informers {
     /// Informers of everything in the table of kinds.
     pub fn new(api: &Arc<dyn Api>, clock: &Arc<dyn Clock>, kinds: &[Kind]) -> Self {
         let typed = [
+            CLUSTER_ROLES,
             DEPLOYMENTS,
             ENDPOINT_SLICES,
             EVENTS,
@@ -85,6 +89,7 @@ impl Informers {
             };
         }
         Self {
+            cluster_roles: informer!(CLUSTER_ROLES, vec![]),
             deployments: informer!(DEPLOYMENTS, vec![]),
             endpoint_slices: informer!(ENDPOINT_SLICES, vec![by_label()]),
             events: informer!(EVENTS, vec![]),
@@ -104,6 +109,7 @@ impl Informers {
     /// All of them.
     pub fn all(&self) -> Vec<Arc<dyn AnyInformer>> {
         let mut all: Vec<Arc<dyn AnyInformer>> = vec![
+            Arc::clone(&self.cluster_roles) as _,
             Arc::clone(&self.deployments) as _,
             Arc::clone(&self.endpoint_slices) as _,
             Arc::clone(&self.events) as _,

@@ -41,6 +41,7 @@ pub mod pods;
 pub mod queue;
 pub mod replica_set;
 pub mod resources;
+pub mod role_aggregation;
 #[cfg(test)]
 mod tests;
 pub mod worker;
@@ -104,7 +105,7 @@ pub fn start(setup: Setup, shutdown: &CancellationToken) -> Running {
         clock,
         kinds,
     });
-    let rows: [BoxFuture<'static, ()>; 10] = {
+    let rows: [BoxFuture<'static, ()>; 11] = {
         let context = &context;
         let run = || shutdown.clone();
         [
@@ -117,6 +118,7 @@ pub fn start(setup: Setup, shutdown: &CancellationToken) -> Running {
             Box::pin(pod_gc::controller(context).run(run())),
             Box::pin(garbage::controller(context).run(run())),
             Box::pin(event_ttl::controller(context).run(run())),
+            Box::pin(role_aggregation::controller(context).run(run())),
             Box::pin(allocation_repair::controller(context, &allocations).run(run())),
         ]
     };

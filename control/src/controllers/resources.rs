@@ -39,5 +39,7 @@ pub const DEPLOYMENTS: ResourceId = v1("apps", "deployments");
 pub const REPLICA_SETS: ResourceId = v1("apps", "replicasets");
 /// discovery.k8s.io/v1 endpointslices.
 pub const ENDPOINT_SLICES: ResourceId = v1("discovery.k8s.io", "endpointslices");
+/// rbac.authorization.k8s.io/v1 clusterroles.
+pub const CLUSTER_ROLES: ResourceId = v1("rbac.authorization.k8s.io", "clusterroles");
 /// coordination.k8s.io/v1 leases.
 pub const LEASES: ResourceId = v1("coordination.k8s.io", "leases");

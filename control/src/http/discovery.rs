@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::tokens::ISSUER;
 use crate::resource::{Resource, Subresource, Table, Verb};
 
 fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
@@ -176,6 +177,17 @@ fn aggregated_row(row: &Resource) -> Value {
         shown["subresources"] = json!(subresources);
     }
     shown
+}
+
+/// "/.well-known/openid-configuration": where to find the keys that tokens are checked by (OpenID Connect Discovery 1.0).
+pub fn issuer() -> Value {
+    json!({
+        "issuer": ISSUER,
+        "jwks_uri": format!("{ISSUER}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
 }
 
 /// "/version".

@@ -16,6 +16,7 @@ use super::query::Parameters;
 use super::route::{self, Route};
 use super::table::Include;
 use super::{Server, body, discovery, health, identity, openapi, respond, table};
+use crate::api::rbac::Action;
 use crate::api::{Api, Caller, ObjectKey, PatchKind, Status, WriteOptions, managed};
 use crate::resource::{Faults, Path, Resource, schema};
 
@@ -70,8 +71,10 @@ async fn try_handle(
         Ok(Route::Version) => return Ok(respond::json(StatusCode::OK, &discovery::version())),
         _ => {}
     }
-    if !identity::is_authenticated(caller) {
-        return Err(unidentified(caller, &parts.method, path));
+    let caller = &identity::of_request(&server.engine, caller, &parts.headers).await?;
+    let on_resource = matches!(route, Ok(Route::Collection(..) | Route::Object(..)));
+    if !on_resource {
+        check_path(server, caller, &parts.method, path)?;
     }
     let route = route?;
     let form = negotiate::form(&parts.headers)?;
@@ -95,17 +98,26 @@ async fn try_handle(
     }
 }
 
-fn unidentified(caller: &Caller, method: &Method, path: &str) -> Status {
-    Status {
+/// Whether a caller may see a path that is no resource's.
+fn check_path(server: &Server, caller: &Caller, method: &Method, path: &str) -> Result<(), Status> {
+    let verb = method.as_str().to_lowercase();
+    let action = Action {
+        verb: &verb,
+        path: Some(path),
+        ..Action::default()
+    };
+    if server.engine.decide(caller, &action).is_some() {
+        return Ok(());
+    }
+    Err(Status {
         code: 403,
         reason: "Forbidden".to_owned(),
         message: format!(
-            "forbidden: User \"{}\" cannot {} path \"{path}\"",
-            caller.user,
-            method.as_str().to_lowercase()
+            "forbidden: User \"{}\" cannot {verb} path \"{path}\"",
+            caller.user
         ),
         details: None,
-    }
+    })
 }
 
 impl Exchange<'_> {
@@ -352,6 +364,8 @@ impl Exchange<'_> {
             Route::Groups => Some(discovery::groups(table)),
             Route::Group(name) => discovery::group(table, name),
             Route::Resources(group, version) => discovery::resources(table, group, version),
+            Route::Issuer => Some(discovery::issuer()),
+            Route::TokenKeys => Some(self.server.engine.token_keys()),
             Route::OpenApiIndex => Some(self.server.documents.index(table)),
             Route::OpenApi(group, version) => {
                 let document = self.server.documents.get(table, group, version);

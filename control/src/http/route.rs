@@ -21,6 +21,10 @@ pub enum Route {
     Group(String),
     /// "/api/v1" or "/apis/G/V".
     Resources(String, String),
+    /// "/.well-known/openid-configuration".
+    Issuer,
+    /// "/openid/v1/jwks".
+    TokenKeys,
     /// "/openapi/v3".
     OpenApiIndex,
     /// "/openapi/v3/apis/G/V".
@@ -52,6 +56,8 @@ pub fn find(path: &str, table: &Table) -> Option<Route> {
         ["api"] => Some(Route::CoreVersions),
         ["apis"] => Some(Route::Groups),
         ["apis", group] => Some(Route::Group((*group).to_owned())),
+        [".well-known", "openid-configuration"] => Some(Route::Issuer),
+        ["openid", "v1", "jwks"] => Some(Route::TokenKeys),
         ["openapi", "v3"] => Some(Route::OpenApiIndex),
         ["openapi", "v3", "api", version] => {
             Some(Route::OpenApi(String::new(), (*version).to_owned()))

@@ -23,9 +23,11 @@ use sha2::{Digest, Sha256};
 
 mod kubeconfig;
 mod tls;
+mod tokens;
 
 pub use kubeconfig::{Kubeconfig, write_private};
 pub use tls::server_config;
+pub use tokens::TokenKey;
 
 use crate::random;
 use crate::store::{self, Guard, Store, Written};

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::ResourceId;
+use crate::api::reviews::Question;
 
 pub mod columns;
 pub mod faults;
@@ -56,6 +57,13 @@ impl Verb {
             Self::Update => "update",
             Self::Watch => "watch",
         }
+    }
+}
+
+impl Verb {
+    /// A verb by its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        ALL_VERBS.iter().copied().find(|verb| verb.name() == name)
     }
 }
 
@@ -180,6 +188,8 @@ pub struct Resource {
     pub selectable: &'static [(&'static str, &'static str)],
     /// The definition's name in the schema.
     pub definition: String,
+    /// What it asks, where its objects are questions that are answered and never stored.
+    pub question: Option<Question>,
     /// What the kind does itself.
     pub behaviour: Box<dyn Behaviour>,
 }

@@ -13,6 +13,8 @@ pub enum NameRule {
     Label,
     /// Services: an RFC 1035 label.
     Label1035,
+    /// Roles and their bindings: whatever can stand in a path.
+    Path,
 }
 
 impl NameRule {
@@ -29,8 +31,18 @@ impl NameRule {
             Self::Subdomain => subdomain(name),
             Self::Label => label_1123(name),
             Self::Label1035 => label_1035(name),
+            Self::Path => path_segment(name),
         }
     }
+}
+
+/// What is wrong with a name that stands in a path.
+pub fn path_segment(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let bad = ['/', '%'].into_iter().filter(|bad| text.contains(*bad));
+    bad.map(|bad| format!("may not contain '{bad}'")).collect()
 }
 
 fn example(message: &str, pattern: &str, examples: &[&str]) -> String {

@@ -1,6 +1,7 @@
 //! The rows of the built-in kinds.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -12,6 +13,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use k8s_openapi::schemars::JsonSchema;
 
 use super::kinds::{config, events, leases, namespaces, nodes, pods, services, workloads};
+
+mod access;
+
+pub use access::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
+
 use super::schema::Builder;
 use super::{ALL_VERBS, Behaviour, Generation, NameRule, Resource, Subresource, Verb};
 use crate::api::ResourceId;
@@ -44,6 +50,12 @@ const BINDING: Subresource = Subresource {
 const EVICTION: Subresource = Subresource {
     name: "eviction",
     kind: ("policy", "v1", "Eviction"),
+    verbs: POST_VERBS,
+};
+
+const TOKEN: Subresource = Subresource {
+    name: "token",
+    kind: ("authentication.k8s.io", "v1", "TokenRequest"),
     verbs: POST_VERBS,
 };
 
@@ -107,6 +119,7 @@ fn row<T: JsonSchema>(
         names: NameRule::Subdomain,
         generation: Generation::None,
         owners: true,
+        question: None,
         selectable: &[],
         definition: builder.add::<T>(),
         behaviour: Box::new(behaviour),
@@ -119,8 +132,10 @@ pub fn all(builder: &mut Builder) -> Vec<Resource> {
     builder.add::<Binding>();
     builder.add::<Eviction>();
     builder.add::<Scale>();
+    builder.add::<TokenRequest>();
     let mut rows = core(builder);
     rows.extend(apps(builder));
+    rows.extend(access::rows(builder));
     rows.extend(others(builder));
     rows
 }
@@ -178,6 +193,7 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
         },
         Resource {
             short_names: &["sa"],
+            subresources: const { &[TOKEN] },
             ..row::<ServiceAccount>(
                 builder,
                 SERVICE_ACCOUNTS,

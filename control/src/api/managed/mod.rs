@@ -320,19 +320,16 @@ impl<'a> Writer<'a> {
         force: bool,
     ) -> Result<(Value, Managers), Status> {
         let typed = self.typed();
-        let mut managers = match Managers::of(live) {
-            Some(managers) => managers,
-            None => {
-                let mut before = Managers::default();
-                let unknown = Writer {
-                    name: BEFORE,
-                    subresource: "",
-                    ..self.clone()
-                };
-                unknown.update(&mut before, None, live);
-                before
-            }
-        };
+        let mut managers = Managers::of(live).unwrap_or_else(|| {
+            let mut before = Managers::default();
+            let unknown = Writer {
+                name: BEFORE,
+                subresource: "",
+                ..self.clone()
+            };
+            unknown.update(&mut before, None, live);
+            before
+        });
         let merged = typed.merge(live, config);
         let own = self.manager(Operation::Apply);
         let last = managers.0.get(&own).map(|owned| owned.set.clone());
@@ -347,14 +344,14 @@ impl<'a> Writer<'a> {
             .0
             .insert(own.clone(), self.owned(self.ownable(set)));
         let changes = typed.compare(Some(live), Some(&merged));
-        let changed = changes.modified.union(&changes.added);
+        let taken = changes.modified.union(&changes.added);
         let excused = self.excused(live);
         let mut conflicts = Vec::new();
         for (manager, owned) in &mut managers.0 {
             if *manager == own {
                 continue;
             }
-            let contested = owned.set.intersection(&changed);
+            let contested = owned.set.intersection(&taken);
             if !contested.is_empty() {
                 let paths = contested.difference(&excused).paths();
                 if !paths.is_empty() {

@@ -74,16 +74,19 @@ impl FieldSet {
     }
 
     /// What is in either.
+    #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.combine(other, |ours, theirs| ours || theirs)
     }
 
     /// What is in this one and not in the other.
+    #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.combine(other, |ours, theirs| ours && !theirs)
     }
 
     /// What is in both.
+    #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |ours, theirs| ours && theirs)
     }
@@ -202,8 +205,8 @@ mod tests {
 
     use super::*;
 
-    fn set(value: Value) -> FieldSet {
-        FieldSet::from_value(&value).expect("FieldsV1")
+    fn set(value: &Value) -> FieldSet {
+        FieldSet::from_value(value).expect("FieldsV1")
     }
 
     #[test]
@@ -212,7 +215,7 @@ mod tests {
             "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
             "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}}}},
         });
-        assert_eq!(set(value.clone()).to_value(), value);
+        assert_eq!(set(&value).to_value(), value);
         assert_eq!(FieldSet::from_value(&json!({"x": {}})), None);
         assert_eq!(FieldSet::from_value(&json!({"f:x": 1})), None);
     }
@@ -224,7 +227,7 @@ mod tests {
             "f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}},
         });
         assert_eq!(
-            set(value).paths(),
+            set(&value).paths(),
             [
                 ".metadata.finalizers[=\"a\"]",
                 ".spec.ports[port=80,protocol=\"TCP\"]",
@@ -235,14 +238,14 @@ mod tests {
 
     #[test]
     fn sets_combine_path_by_path() {
-        let one = set(json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
-        let other = set(json!({"f:a": {"f:b": {}, "f:d": {}}}));
-        assert_eq!(one.difference(&other), set(json!({"f:a": {}, "f:c": {}})));
-        assert_eq!(one.intersection(&other), set(json!({"f:a": {"f:b": {}}})));
+        let one = set(&json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}}));
+        let other = set(&json!({"f:a": {"f:b": {}, "f:d": {}}}));
+        assert_eq!(one.difference(&other), set(&json!({"f:a": {}, "f:c": {}})));
+        assert_eq!(one.intersection(&other), set(&json!({"f:a": {"f:b": {}}})));
         let both = json!({"f:a": {".": {}, "f:b": {}, "f:d": {}}, "f:c": {}});
-        assert_eq!(one.union(&other), set(both));
+        assert_eq!(one.union(&other), set(&both));
         let mut cut = one;
         cut.cut(&["a", "b"]);
-        assert_eq!(cut, set(json!({"f:a": {}, "f:c": {}})));
+        assert_eq!(cut, set(&json!({"f:a": {}, "f:c": {}})));
     }
 }

@@ -10,6 +10,10 @@ struct Case {
     managers: Managers,
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "what json! makes is passed on"
+)]
 fn deployment(replicas: Value, containers: Value) -> Value {
     json!({
         "apiVersion": "apps/v1",

@@ -155,6 +155,7 @@ async fn nodes_may_only_what_they_need() {
     let node = Caller {
         user: "system:node:n1".to_owned(),
         groups: vec!["system:nodes".to_owned()],
+        ..Caller::default()
     };
     cluster.make(PODS, pod("mine")).await.expect("new");
     cluster.make(PODS, pod("other")).await.expect("new");

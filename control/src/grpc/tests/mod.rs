@@ -73,6 +73,7 @@ impl Plane {
         let caller = Caller {
             user: user.to_owned(),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..Caller::default()
         };
         let services = router(Services {
             api: self.api(),

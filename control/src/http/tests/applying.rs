@@ -152,26 +152,26 @@ async fn dry_runs_and_diffs_change_nothing() {
 async fn what_is_no_apply_is_refused() {
     let cluster = cluster().await;
     let path = "/apis/apps/v1/namespaces/default/deployments/web";
-    let patch = async |query: &str, kind: &str, body: &str| {
+    let send = async |query: &str, kind: &str, body: &str| {
         let head = format!("PATCH {path}{query} HTTP/1.1\r\nContent-Type: {kind}");
         let (code, _, answer) = cluster.send(true, &head, body.as_bytes()).await;
         let status: Value = serde_json::from_str(&answer).expect("a Status");
         (code, status["message"].as_str().unwrap_or("").to_owned())
     };
     let apply = "application/apply-patch+yaml";
-    let (code, message) = patch("", apply, WEB).await;
+    let (code, message) = send("", apply, WEB).await;
     assert_eq!(code, 422);
     let expected = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
     assert_eq!(message, expected);
     let merge = "application/merge-patch+json";
-    let (code, message) = patch("?force=true", merge, "{}").await;
+    let (code, message) = send("?force=true", merge, "{}").await;
     assert_eq!(code, 422);
     assert!(message.contains("force: Forbidden: may not be specified for non-apply patch"));
     let twice = WEB.replace("name: B", "name: A");
-    let (code, message) = patch("?fieldManager=me", apply, &twice).await;
+    let (code, message) = send("?fieldManager=me", apply, &twice).await;
     assert_eq!(code, 500, "{message}");
     assert!(message.contains("duplicate entries for key"), "{message}");
     let unknown = WEB.replace("replicas", "replicaz");
-    let (code, message) = patch("?fieldManager=me&fieldValidation=Strict", apply, &unknown).await;
+    let (code, message) = send("?fieldManager=me&fieldValidation=Strict", apply, &unknown).await;
     assert_eq!(code, 400, "{message}");
 }

@@ -18,12 +18,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Health, Server, serve};
 use crate::api::engine::{Engine, Running};
+use crate::api::rbac::policy;
 use crate::api::{Api, Caller, WriteOptions};
 use crate::pki::{Authority, Identity, Kubeconfig, server_config};
 use crate::resource::rows::NAMESPACES;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
+mod access;
 mod applying;
 mod generators;
 mod kubectl;
@@ -83,6 +85,13 @@ pub async fn cluster() -> Cluster {
         )
         .await
         .expect("a namespace");
+    for (resource, object) in policy::objects() {
+        let (caller, options) = (Caller::system("test"), WriteOptions::default());
+        let made = running
+            .engine
+            .create(&caller, resource, None, object, &options);
+        made.await.expect("a role or binding");
+    }
     Cluster {
         _running: running,
         health,

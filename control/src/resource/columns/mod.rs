@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod nodes;
 pub mod pods;
+pub mod rbac;
 pub mod services;
 pub mod workloads;
 

@@ -10,6 +10,7 @@ mod pod_defaults;
 mod pod_rules;
 pub mod pods;
 mod probes;
+pub mod rbac;
 pub mod service_rules;
 pub mod services;
 mod volumes;

@@ -100,13 +100,11 @@ impl Table {
     pub fn of(&self, definition: &str, field: &str) -> Trait {
         let own = |name: &str| self.traits.get(name)?.get(field).cloned();
         let inlined = || {
-            let parts = self.messages.get(definition)?.values();
-            parts
-                .filter_map(|part| match part {
-                    Part::Inline(other) => own(other),
-                    Part::Field(..) => None,
-                })
-                .next()
+            let mut parts = self.messages.get(definition)?.values();
+            parts.find_map(|part| match part {
+                Part::Inline(other) => own(other),
+                Part::Field(..) => None,
+            })
         };
         own(definition).or_else(inlined).unwrap_or_default()
     }

@@ -406,9 +406,10 @@ mod tests {
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let length = u8::try_from(content.len()).expect("short");
         let tag = u16::from(number) << 3 | 2;
-        let tag = match u8::try_from(tag) {
-            Ok(tag) if tag < 0x80 => vec![tag],
-            _ => vec![(tag & 0x7f) as u8 | 0x80, (tag >> 7) as u8],
+        let byte = |bits: u16| u8::try_from(bits & 0x7f).expect("seven bits");
+        let tag = match tag {
+            ..0x80 => vec![byte(tag)],
+            _ => vec![byte(tag) | 0x80, byte(tag >> 7)],
         };
         [&tag, &[length][..], content].concat()
     }
