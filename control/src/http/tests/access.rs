@@ -122,7 +122,8 @@ async fn questions_are_answered() {
         (
             &[
                 "get",
-                "pods/log",
+                "pods",
+                "--subresource=log",
                 "--as=system:node:n1",
                 "--as-group=system:nodes",
             ],
