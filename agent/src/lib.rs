@@ -7,6 +7,7 @@
 //!   image, runtime <- pod ---------------------+--- withdrawals --> dataplane thread     network (routes to
 //!                      | attach, detach                                   ^               other nodes' pods)
 //!                      +-> network (namespace, veth, addresses) ----------+
+//!   streams answers control: logs, commands in containers, connections to ports
 //!   join makes the node's certificate; run starts all of it; admin and query show it; teardown removes it
 //! ```
 //!
@@ -35,4 +36,5 @@ pub mod query;
 pub mod routes;
 pub mod run;
 pub mod runtime;
+pub mod streams;
 pub mod teardown;

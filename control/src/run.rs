@@ -28,10 +28,9 @@ use crate::controllers::clock::SystemClock;
 use crate::controllers::resources::Kind;
 use crate::controllers::{self, Setup};
 use crate::grpc::{self, token};
-use crate::http::{self, Check, Health, Server};
+use crate::http::{self, Agents, Check, Health, Server};
 use crate::pki::{self, Authority, Kubeconfig, write_private};
 use crate::random;
-use crate::resource::Verb;
 use crate::routing::{self, Publisher};
 use crate::scheduler;
 use crate::store::embedded::OpenError;
@@ -163,15 +162,16 @@ impl Plane {
             shutdown: shutdown.clone(),
         });
         let health = Health::default();
+        let agents = Agents::new(&authority)?;
         let ready = Readiness::new(&health, authority);
-        let server = Server::new(Arc::clone(&engine.engine), health);
+        let server = Server::new(Arc::clone(&engine.engine), health, agents);
         let serving = http::serve(listeners, tls, server, services, shutdown.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(routing::run(Arc::clone(&api), publisher));
         tasks.spawn(store::compactor::run(store, store::compactor::INTERVAL));
         let setup = Setup {
             api: Arc::clone(&api),
-            kinds: kinds(&engine.engine),
+            kinds: Kind::followed(engine.engine.table()),
             allocations,
             clock: Arc::new(SystemClock),
             scheduling: scheduler::Policy {
@@ -273,19 +273,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// Every kind that controllers can follow.
-fn kinds(engine: &Engine) -> Vec<Kind> {
-    let rows = engine.table().rows().iter();
-    let followed =
-        rows.filter(|row| row.verbs.contains(&Verb::List) && row.verbs.contains(&Verb::Watch));
-    let kind = followed.map(|row| Kind {
-        resource: row.id,
-        kind: row.kind,
-        namespaced: row.namespaced,
-    });
-    kind.collect()
 }
 
 fn write_kubeconfig(options: &Serve, port: u16, authority: &Authority) -> Result<(), Error> {

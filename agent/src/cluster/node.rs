@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+    api::core::v1::{
+        DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+        NodeSystemInfo,
+    },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
 };
 use kube::{
@@ -14,7 +17,7 @@ use kube::{
 use serde_json::json;
 
 use super::{ClusterError, Machine, Pressure, request};
-use crate::errors::Backoff;
+use crate::{errors::Backoff, streams};
 
 /// As many pods as kubelet runs on a node by default.
 const POD_CAPACITY: u64 = 110;
@@ -175,6 +178,11 @@ pub fn status(
         allocatable: Some(allocatable(&facts.machine)),
         conditions: Some(conditions(state, before, now)),
         node_info: Some(node_info(&facts.machine)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(streams::PORT),
+            }),
+        }),
         ..NodeStatus::default()
     }
 }

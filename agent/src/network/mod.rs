@@ -19,6 +19,7 @@ use std::{net::IpAddr, path::PathBuf};
 use async_trait::async_trait;
 use ipnet::IpNet;
 
+pub mod dial;
 mod ipam;
 mod link_address;
 mod netlink;

@@ -37,6 +37,8 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
 
+use crate::runtime::bundle::Bundle;
+
 pub use environment::EnvironmentError;
 pub use manager::{Manager, ManagerError};
 pub use references::{ReferenceError, References};
@@ -66,6 +68,11 @@ impl Config {
     /// Where pods are remembered: one folder a uid.
     pub fn pods_dir(&self) -> PathBuf {
         self.state_dir.join("pods")
+    }
+
+    /// The files of one run of a container.
+    pub fn bundle(&self, uid: &str, id: &str) -> Bundle {
+        record::PodDir::at(self.pods_dir().join(uid)).bundle(id)
     }
 
     /// Container logs: NAMESPACE_POD_UID/CONTAINER/RESTART.log, in CRI format.

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -45,6 +45,7 @@ use crate::{
     network::{NodeNetwork, PodNetwork, PodNetworkConfig, VethPodNetwork},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
+    streams::{self, StreamServer},
 };
 use answers::NodeAnswers;
 use peers::Surroundings;
@@ -92,11 +93,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     detach_strays(&node, &network).await;
     let follower = start_follower(&node).await?;
     let saver = follower.store().keep_saving(follower.tables());
+    let manager = Arc::new(manager);
     let answers = NodeAnswers {
         record: node.record.clone(),
         dataplane: node.dataplane.clone(),
         routes: follower.status(),
-        manager: Arc::new(manager),
+        manager: Arc::clone(&manager),
         xdp,
         tc,
     };
@@ -110,6 +112,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             .with_context(|| format!("listen on {address} for metrics"))?;
         tasks.spawn(metrics::serve(listener, answers));
     }
+    tasks.spawn(start_streams(&node, manager).await?);
     spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
 
@@ -249,6 +252,18 @@ fn spawn_parts(
         reporter,
     ));
     tasks.spawn(keep_alive(args, client, node.facts, recorder));
+}
+
+/// What control asks for people who look into pods.
+async fn start_streams(
+    node: &Prepared,
+    manager: Arc<Manager>,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let addresses = node.args.node_ips.iter();
+    let addresses = addresses.map(|address| SocketAddr::new(*address, streams::PORT));
+    let server = StreamServer::bind(addresses, &node.identity).await?;
+    let config = pod_config(&node.args, &node.record, &node.facts);
+    Ok(server.run(Arc::new(streams::Node::new(config, manager))))
 }
 
 /// What can be known to be missing before anything is made.

@@ -79,6 +79,11 @@ impl Launcher {
         Launcher { executable }
     }
 
+    /// The program that has the `shim` subcommand.
+    pub fn executable(&self) -> &std::path::Path {
+        &self.executable
+    }
+
     /// Starts the container of a prepared bundle. When this fails, nothing of it runs.
     pub async fn start(&self, bundle: &Bundle) -> Result<Container, StartError> {
         let started = self.shim("run", bundle).await?;

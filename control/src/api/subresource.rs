@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::engine::Engine;
 use super::selector::LabelSelector;
 use super::write::Outcome;
-use super::{Caller, DeleteOptions, ObjectKey, ResourceId, Status, WriteOptions, meta};
+use super::{Caller, ObjectKey, ResourceId, Status, WriteOptions, meta};
+use crate::resource::rows::NODES;
 use crate::resource::{Resource, schema};
 
 /// How a write sees the object.
@@ -226,6 +227,31 @@ impl Engine {
         Ok(view.read(row, &found.value))
     }
 
+    /// Reads an object for what a subresource of it does elsewhere: a pod for its log, which a node has.
+    pub async fn read_for(
+        &self,
+        caller: &Caller,
+        resource: ResourceId,
+        key: &ObjectKey,
+        (verb, subresource): (crate::resource::Verb, &str),
+    ) -> Result<std::sync::Arc<super::history::Stored>, Status> {
+        let place = (key.namespace.as_deref(), Some(key.name.as_str()));
+        let row = self.permitted(caller, resource, verb, place, Some(subresource))?;
+        self.cache.catch_up().await?;
+        self.cached(row, key)
+            .ok_or_else(|| Status::not_found(resource, &key.name))
+    }
+
+    /// A node, for the control plane's own use.
+    pub fn node(&self, name: &str) -> Result<std::sync::Arc<super::history::Stored>, Status> {
+        let key = ObjectKey {
+            namespace: None,
+            name: name.to_owned(),
+        };
+        self.cached(self.row(NODES)?, &key)
+            .ok_or_else(|| Status::not_found(NODES, name))
+    }
+
     /// Posts to a subresource: a binding, an eviction, or the wish for a token.
     pub async fn post_subresource(
         &self,
@@ -246,15 +272,7 @@ impl Engine {
                     .await?;
             }
             "eviction" => {
-                let asked = DeleteOptions {
-                    grace_period_seconds: meta::number(
-                        &body,
-                        &["deleteOptions", "gracePeriodSeconds"],
-                    ),
-                    dry_run: options.dry_run,
-                    ..DeleteOptions::default()
-                };
-                self.delete_object(caller, resource, key, &asked).await?;
+                self.evict(caller, key, (&body, options)).await?;
             }
             "token" => {
                 let kind = "io.k8s.api.authentication.v1.TokenRequest";

@@ -15,7 +15,7 @@ use super::negotiate::{self, Form, Shape};
 use super::query::Parameters;
 use super::route::{self, Route};
 use super::table::Include;
-use super::{Server, body, discovery, health, identity, openapi, respond, table};
+use super::{Server, body, discovery, health, identity, openapi, respond, streams, table};
 use crate::api::rbac::Action;
 use crate::api::{Api, Caller, ObjectKey, PatchKind, Status, WriteOptions, managed};
 use crate::resource::{Faults, Path, Resource, schema};
@@ -27,13 +27,13 @@ const WATCH_LIMIT: u64 = 1800;
 const MANAGER_LIMIT: usize = 128;
 
 /// A request on its way.
-struct Exchange<'a> {
-    server: &'a Server,
-    caller: &'a Caller,
-    parts: Parts,
-    query: Parameters,
+pub(super) struct Exchange<'a> {
+    pub(super) server: &'a Server,
+    pub(super) caller: &'a Caller,
+    pub(super) parts: Parts,
+    pub(super) query: Parameters,
     form: Form,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 /// Answers a request of the API.
@@ -77,8 +77,16 @@ async fn try_handle(
         check_path(server, caller, &parts.method, path)?;
     }
     let route = route?;
-    let form = negotiate::form(&parts.headers)?;
-    let exchange = Exchange {
+    let stream = match &route {
+        Route::Object(row, _, Some(subresource)) => streams::Kind::of(row, subresource),
+        _ => None,
+    };
+    // Streams have forms of their own.
+    let form = match stream {
+        Some(_) => Form::default(),
+        None => negotiate::form(&parts.headers)?,
+    };
+    let mut exchange = Exchange {
         server,
         caller,
         parts,
@@ -92,7 +100,10 @@ async fn try_handle(
         }
         Route::Object(row, key, subresource) => match subresource {
             None => exchange.object(&row, &key, body).await,
-            Some(subresource) => exchange.subresource(&row, &key, &subresource, body).await,
+            Some(subresource) => match stream {
+                Some(kind) => exchange.stream(kind, &row, &key).await,
+                None => exchange.subresource(&row, &key, &subresource, body).await,
+            },
         },
         other => exchange.document(&other),
     }

@@ -13,10 +13,12 @@ mod openapi;
 mod query;
 mod respond;
 mod route;
+mod streams;
 mod table;
 
 pub use connection::{Error, serve};
 pub use health::{Check, Health};
+pub use streams::agents::Agents;
 
 use std::sync::Arc;
 
@@ -29,15 +31,18 @@ pub struct Server {
     pub engine: Arc<Engine>,
     /// What must hold for the server to be ready.
     pub health: Health,
+    /// The nodes' agents.
+    pub agents: Agents,
     documents: openapi::Documents,
 }
 
 impl Server {
     /// A server of an engine.
-    pub fn new(engine: Arc<Engine>, health: Health) -> Self {
+    pub fn new(engine: Arc<Engine>, health: Health, agents: Agents) -> Self {
         Self {
             engine,
             health,
+            agents,
             documents: openapi::Documents::default(),
         }
     }

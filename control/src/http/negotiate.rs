@@ -29,6 +29,16 @@ pub enum Shape {
     Discovery(&'static str),
 }
 
+impl Default for Form {
+    /// An object in JSON.
+    fn default() -> Self {
+        Self {
+            encoding: Encoding::Json,
+            shape: Shape::Object,
+        }
+    }
+}
+
 /// The chosen form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -50,10 +60,7 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Status> {
         );
     }
     if listed.is_empty() {
-        return Ok(Form {
-            encoding: Encoding::Json,
-            shape: Shape::Object,
-        });
+        return Ok(Form::default());
     }
     listed
         .into_iter()

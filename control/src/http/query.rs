@@ -24,6 +24,12 @@ impl Parameters {
             .map(|(_, value)| value.as_str())
     }
 
+    /// All values of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = self.0.iter().filter(move |(found, _)| found == name);
+        named.map(|(_, value)| value.as_str())
+    }
+
     fn text(&self, name: &str) -> Option<String> {
         self.get(name)
             .filter(|value| !value.is_empty())

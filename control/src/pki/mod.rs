@@ -5,7 +5,8 @@
 //! | authority | CN portolan-ca | signs the others; its SHA-256 is in every join token |
 //! | server | CN portolan-control, the advertised names | the one TLS port; made anew at every start |
 //! | admin | CN kubernetes-admin, O system:masters | the admin kubeconfig; made anew at every start |
-//! | node | CN system:node:NAME, O system:nodes | one agent, from its own key |
+//! | node | CN system:node:NAME, O system:nodes, the node's name | one agent, client and server, from its own key |
+//! | control | CN portolan-control | control as a client of agents; made anew at every start |
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -26,7 +27,7 @@ mod tls;
 mod tokens;
 
 pub use kubeconfig::{Kubeconfig, write_private};
-pub use tls::server_config;
+pub use tls::{client_config, server_config};
 pub use tokens::TokenKey;
 
 use crate::random;
@@ -42,6 +43,8 @@ const LIFE: Duration = Duration::from_hours(365 * 24);
 const CLOCK_SKEW: Duration = Duration::from_hours(1);
 /// The user that the admin kubeconfig speaks for.
 const ADMIN: (&str, &str) = ("kubernetes-admin", "system:masters");
+/// The common name of the server's own certificates.
+pub const CONTROL: &str = "portolan-control";
 /// What every node's common name begins with.
 pub const NODE_PREFIX: &str = "system:node:";
 /// The group of all nodes.
@@ -191,7 +194,7 @@ impl Authority {
             params.subject_alt_names.extend(one.subject_alt_names);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, "portolan-control", &[])
+        self.issue(params, CONTROL, &[])
     }
 
     /// The certificate of the cluster's administrator.
@@ -204,10 +207,26 @@ impl Authority {
     /// A node's certificate in PEM: its key, our words.
     pub fn node(&self, name: &str, request: &NodeRequest) -> Result<String, Error> {
         let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        // Control knows the node by its name, whatever its address.
+        let named = CertificateParams::new([name.to_owned()]).map_err(|source| Error::Name {
+            name: name.to_owned(),
+            source,
+        })?;
+        params.subject_alt_names = named.subject_alt_names;
         let user = format!("{NODE_PREFIX}{name}");
         let key = &request.0.public_key;
         Ok(self.sign(params, &user, &[NODES_GROUP], key)?.pem())
+    }
+
+    /// The certificate by which nodes' agents know control.
+    pub fn control(&self) -> Result<Identity, Error> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params, CONTROL, &[])
     }
 
     fn issue(

@@ -61,7 +61,14 @@ async fn a_node_gets_its_own_name_whatever_it_asks_for() {
     let groups: Vec<_> = certificate.subject().iter_organization().collect();
     assert_eq!(groups.len(), 1);
     assert_eq!(groups[0].as_str().unwrap(), "system:nodes");
-    assert!(certificate.subject_alternative_name().unwrap().is_none());
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    let names: Vec<String> = names
+        .value
+        .general_names
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(names, ["DNSName(n1)"]);
     assert!(!certificate.is_ca());
 }
 

@@ -1,10 +1,11 @@
-//! The TLS port: our certificate to everyone, and an optional certificate from the client.
+//! The TLS port: our certificate to everyone, and an optional certificate from the client. And control as a client of
+//! agents.
 
 use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::{Authority, Error, Identity};
 
@@ -30,6 +31,20 @@ pub fn server_config(authority: &Authority, identity: &Identity) -> Result<Serve
         .map_err(tls)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A client's side of TLS: trusts the authority alone, and shows who it is.
+pub fn client_config(authority: &Authority, identity: &Identity) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone()).map_err(tls)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.serialize_der()));
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(tls)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.certificate.clone()], key)
+        .map_err(tls)
 }
 
 fn tls(error: impl std::error::Error + Send + Sync + 'static) -> Error {

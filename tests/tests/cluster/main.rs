@@ -8,6 +8,7 @@ mod bad_hosts;
 mod bad_input;
 mod bad_pods;
 mod commands;
+mod inside;
 mod life;
 mod recovery;
 mod seeing;
@@ -54,6 +55,11 @@ const TESTS: &[Test] = &[
         "commands/containers_share_their_pods_network",
         commands::containers_share_their_pods_network,
     ),
+    (
+        "inside/logs_show_what_containers_write",
+        inside::logs_show_what_containers_write,
+    ),
+    ("inside/exec_runs_commands", inside::exec_runs_commands),
     (
         "bad_input/manifests_get_kubernetes_answers",
         bad_input::manifests_get_kubernetes_answers,

@@ -28,8 +28,56 @@ use super::{super::bundle::Bundle, During, ShimError, build::refused};
 /// What this process returns when the command could not be started, as other runtimes do.
 const NOT_STARTED: u8 = 126;
 
-/// Runs `command` in the container of `bundle`; its output and exit code become those of this process.
-pub fn exec(bundle: &Bundle, command: &[OsString]) -> Result<ExitCode, ShimError> {
+/// What is to be run.
+pub struct Wanted<'a> {
+    bundle: Bundle,
+    command: &'a [OsString],
+    /// Standard input is a terminal, and the command's own.
+    tty: bool,
+    /// Where to say why the command could not be started; absent: on standard output.
+    refusal: Option<&'a OsString>,
+}
+
+impl<'a> Wanted<'a> {
+    /// From `[--tty] [--refusal FILE] [--] BUNDLE COMMAND...`.
+    pub fn parse(arguments: &'a [OsString]) -> Option<Self> {
+        let (mut tty, mut refusal, mut rest) = (false, None, arguments);
+        loop {
+            match rest {
+                [flag, after @ ..] if flag == "--tty" => (tty, rest) = (true, after),
+                [flag, file, after @ ..] if flag == "--refusal" => {
+                    (refusal, rest) = (Some(file), after);
+                }
+                [flag, after @ ..] if flag == "--" => rest = after,
+                [bundle, command @ ..] if !command.is_empty() => {
+                    return Some(Self {
+                        bundle: Bundle::at(bundle),
+                        command,
+                        tty,
+                        refusal,
+                    });
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// Says why the command could not be started.
+    pub fn refuse(&self, why: &str) {
+        match self.refusal {
+            None => println!("{why}"),
+            Some(file) => {
+                if let Err(error) = fs::write(file, why) {
+                    println!("{why} ({error})");
+                }
+            }
+        }
+    }
+}
+
+/// Runs a command in a container; its output and exit code become those of this process.
+pub fn exec(wanted: &Wanted<'_>) -> Result<ExitCode, ShimError> {
+    let (bundle, command) = (&wanted.bundle, wanted.command);
     super::sys::reset_signals().during("reset signals")?;
     let config = bundle
         .shim_config()
@@ -48,6 +96,11 @@ pub fn exec(bundle: &Bundle, command: &[OsString]) -> Result<ExitCode, ShimError
         .iter()
         .map(|word| Value::String(word.to_string_lossy().into_owned()));
     document["process"]["args"] = args.collect();
+    if wanted.tty
+        && let Some(env) = document["process"]["env"].as_array_mut()
+    {
+        env.push(Value::from("TERM=xterm"));
+    }
     if seccomp.is_some() {
         // libcontainer installs no filter here, and at the point where this room does, only a process that can't gain
         // privileges may install one.
@@ -57,15 +110,20 @@ pub fn exec(bundle: &Bundle, command: &[OsString]) -> Result<ExitCode, ShimError
         .path()
         .join(format!("exec-{}.json", std::process::id()));
     fs::write(&process, document["process"].to_string()).during("write the process")?;
+    let tty = wanted.tty;
     let started = ContainerBuilder::new(config.id, SyscallType::default())
         .with_root_path(bundle.runtime_root())
-        .map(|builder| builder.with_executor(Restricted { seccomp }).as_tenant())
+        .map(|builder| {
+            builder
+                .with_executor(Restricted { seccomp, tty })
+                .as_tenant()
+        })
         .and_then(|builder| builder.with_process(Some(&process)).build());
     fs::remove_file(&process).during("remove the process")?;
     let pid = match started {
         Ok(pid) => pid,
         Err(error) => {
-            println!("{}", refused(&error));
+            wanted.refuse(&refused(&error).to_string());
             return Ok(ExitCode::from(NOT_STARTED));
         }
     };
@@ -81,6 +139,7 @@ pub fn exec(bundle: &Bundle, command: &[OsString]) -> Result<ExitCode, ShimError
 #[derive(Clone)]
 struct Restricted {
     seccomp: Option<LinuxSeccomp>,
+    tty: bool,
 }
 
 impl Executor for Restricted {
@@ -88,6 +147,10 @@ impl Executor for Restricted {
         let failed = |error: &dyn std::error::Error| ExecutorError::Other(error.to_string());
         // A command that is given up must not go on alone.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failed(&error))?;
+        if self.tty {
+            // The first terminal that the leader of a session opens becomes the session's own: Ctrl-C reaches it then.
+            fs::File::open("/proc/self/fd/0").map_err(|error| failed(&error))?;
+        }
         if let Some(seccomp) = &self.seccomp {
             initialize_seccomp(seccomp).map_err(|error| failed(&error))?;
         }

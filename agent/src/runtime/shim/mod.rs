@@ -39,7 +39,9 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ShimError {
     /// Not started by the agent.
-    #[error("usage: shim run|adopt BUNDLE, shim exec BUNDLE COMMAND...")]
+    #[error(
+        "usage: shim run|adopt BUNDLE, shim exec [--tty] [--refusal FILE] [--] BUNDLE COMMAND..."
+    )]
     Usage,
     /// An operation of the kernel failed.
     #[error("{operation}: {source}")]
@@ -92,9 +94,13 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let result = match args {
         [verb, bundle] if verb == "run" => run(&Bundle::at(bundle)),
         [verb, bundle] if verb == "adopt" => adopt(&Bundle::at(bundle)),
-        [verb, bundle, command @ ..] if verb == "exec" && !command.is_empty() => {
-            return exec::exec(&Bundle::at(bundle), command).unwrap_or_else(|error| {
-                println!("{error}");
+        [verb, rest @ ..] if verb == "exec" => {
+            let Some(wanted) = exec::Wanted::parse(rest) else {
+                eprintln!("shim: {}", ShimError::Usage);
+                return ExitCode::FAILURE;
+            };
+            return exec::exec(&wanted).unwrap_or_else(|error| {
+                wanted.refuse(&error.to_string());
                 ExitCode::FAILURE
             });
         }

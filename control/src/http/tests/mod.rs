@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Health, Server, serve};
+use super::{Agents, Health, Server, serve};
 use crate::api::engine::{Engine, Running};
 use crate::api::rbac::policy;
 use crate::api::{Api, Caller, WriteOptions};
@@ -27,6 +27,7 @@ use crate::store::embedded::Embedded;
 
 mod access;
 mod applying;
+mod budgets;
 mod generators;
 mod kubectl;
 mod protocol;
@@ -61,7 +62,8 @@ pub async fn cluster() -> Cluster {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let health = Health::default();
-    let server = Server::new(running.engine.clone(), health.clone());
+    let agents = Agents::new(&authority).expect("a client of agents");
+    let server = Server::new(running.engine.clone(), health.clone(), agents);
     let serving = async move {
         let (listeners, tls, stop) = (vec![listener], Arc::new(config), CancellationToken::new());
         let ended = serve(listeners, tls, server, axum::Router::new(), stop).await;
