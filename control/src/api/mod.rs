@@ -16,6 +16,7 @@ mod cache;
 mod create;
 mod delete;
 pub mod engine;
+mod eviction;
 mod history;
 pub mod managed;
 pub mod meta;

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
         coordination::v1::Lease,
         core::v1::{Namespace, Node, Pod, Service},
         discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
         rbac::v1::ClusterRole,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -22,8 +24,9 @@ use super::{
     informer::{AnyInformer, Informer},
     meta,
     resources::{
-        CLUSTER_ROLES, DEPLOYMENTS, ENDPOINT_SLICES, EVENTS, Kind, LEASES, NAMESPACES, NODES, PODS,
-        REPLICA_SETS, SERVICES,
+        CLUSTER_ROLES, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
+        DISRUPTION_BUDGETS, ENDPOINT_SLICES, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS,
+        REPLICA_SETS, SERVICES, STATEFUL_SETS,
     },
 };
 use crate::api::Api;
@@ -41,12 +44,24 @@ pub const BY_LABEL: &str = "label";
 pub struct Informers {
     /// Cluster roles.
     pub cluster_roles: Arc<Informer<ClusterRole>>,
+    /// ControllerRevisions, by controller.
+    pub controller_revisions: Arc<Informer<ControllerRevision>>,
+    /// PodDisruptionBudgets.
+    pub disruption_budgets: Arc<Informer<PodDisruptionBudget>>,
+    /// StatefulSets.
+    pub stateful_sets: Arc<Informer<StatefulSet>>,
+    /// DaemonSets.
+    pub daemon_sets: Arc<Informer<DaemonSet>>,
+    /// CronJobs.
+    pub cron_jobs: Arc<Informer<CronJob>>,
     /// Deployments.
     pub deployments: Arc<Informer<Deployment>>,
     /// EndpointSlices, by label.
     pub endpoint_slices: Arc<Informer<EndpointSlice>>,
     /// Events, of which only the age is kept.
     pub events: Arc<Informer<EventAge>>,
+    /// Jobs, by controller.
+    pub jobs: Arc<Informer<Job>>,
     /// Leases.
     pub leases: Arc<Informer<Lease>>,
     /// Namespaces.
@@ -68,6 +83,12 @@ impl Informers {
     pub fn new(api: &Arc<dyn Api>, clock: &Arc<dyn Clock>, kinds: &[Kind]) -> Self {
         let typed = [
             CLUSTER_ROLES,
+            CONTROLLER_REVISIONS,
+            CRON_JOBS,
+            DAEMON_SETS,
+            DISRUPTION_BUDGETS,
+            STATEFUL_SETS,
+            JOBS,
             DEPLOYMENTS,
             ENDPOINT_SLICES,
             EVENTS,
@@ -90,9 +111,15 @@ impl Informers {
         }
         Self {
             cluster_roles: informer!(CLUSTER_ROLES, vec![]),
+            controller_revisions: informer!(CONTROLLER_REVISIONS, vec![by_controller()]),
+            disruption_budgets: informer!(DISRUPTION_BUDGETS, vec![]),
+            stateful_sets: informer!(STATEFUL_SETS, vec![]),
+            daemon_sets: informer!(DAEMON_SETS, vec![]),
+            cron_jobs: informer!(CRON_JOBS, vec![]),
             deployments: informer!(DEPLOYMENTS, vec![]),
             endpoint_slices: informer!(ENDPOINT_SLICES, vec![by_label()]),
             events: informer!(EVENTS, vec![]),
+            jobs: informer!(JOBS, vec![by_controller()]),
             leases: informer!(LEASES, vec![]),
             namespaces: informer!(NAMESPACES, vec![]),
             nodes: informer!(NODES, vec![]),
@@ -110,7 +137,13 @@ impl Informers {
     pub fn all(&self) -> Vec<Arc<dyn AnyInformer>> {
         let mut all: Vec<Arc<dyn AnyInformer>> = vec![
             Arc::clone(&self.cluster_roles) as _,
+            Arc::clone(&self.controller_revisions) as _,
+            Arc::clone(&self.cron_jobs) as _,
+            Arc::clone(&self.daemon_sets) as _,
+            Arc::clone(&self.disruption_budgets) as _,
+            Arc::clone(&self.stateful_sets) as _,
             Arc::clone(&self.deployments) as _,
+            Arc::clone(&self.jobs) as _,
             Arc::clone(&self.endpoint_slices) as _,
             Arc::clone(&self.events) as _,
             Arc::clone(&self.leases) as _,

@@ -24,7 +24,10 @@ pub mod allocation_repair;
 pub mod cache;
 pub mod client;
 pub mod clock;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod event_ttl;
 pub mod events;
@@ -32,16 +35,20 @@ pub mod expectations;
 pub mod garbage;
 pub mod informer;
 pub mod informers;
+pub mod job;
 pub mod meta;
 pub mod node;
 pub mod node_ipam;
 pub mod patch;
+pub mod pod_control;
 pub mod pod_gc;
 pub mod pods;
 pub mod queue;
 pub mod replica_set;
 pub mod resources;
+pub mod revisions;
 pub mod role_aggregation;
+pub mod stateful_set;
 #[cfg(test)]
 mod tests;
 pub mod worker;
@@ -105,12 +112,17 @@ pub fn start(setup: Setup, shutdown: &CancellationToken) -> Running {
         clock,
         kinds,
     });
-    let rows: [BoxFuture<'static, ()>; 11] = {
+    let rows: [BoxFuture<'static, ()>; 16] = {
         let context = &context;
         let run = || shutdown.clone();
         [
             Box::pin(deployment::controller(context).run(run())),
             Box::pin(replica_set::controller(context).run(run())),
+            Box::pin(daemon_set::controller(context).run(run())),
+            Box::pin(stateful_set::controller(context).run(run())),
+            Box::pin(disruption::controller(context).run(run())),
+            Box::pin(job::controller(context).run(run())),
+            Box::pin(cron_job::controller(context).run(run())),
             Box::pin(endpoint_slice::controller(context).run(run())),
             Box::pin(node::controller(context).run(run())),
             Box::pin(node::eviction_controller(context).run(run())),

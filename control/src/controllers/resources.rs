@@ -1,6 +1,9 @@
 //! The resources that controllers name.
 
-use crate::api::ResourceId;
+use crate::{
+    api::ResourceId,
+    resource::{Table, Verb},
+};
 
 /// A row of the resource table, as far as garbage collection and namespace clearing need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +14,21 @@ pub struct Kind {
     pub kind: &'static str,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+}
+
+impl Kind {
+    /// Every kind of a table that can be listed and watched.
+    pub fn followed(table: &Table) -> Vec<Self> {
+        let rows = table.rows().iter();
+        let followed =
+            rows.filter(|row| row.verbs.contains(&Verb::List) && row.verbs.contains(&Verb::Watch));
+        let kind = followed.map(|row| Self {
+            resource: row.id,
+            kind: row.kind,
+            namespaced: row.namespaced,
+        });
+        kind.collect()
+    }
 }
 
 const fn v1(group: &'static str, plural: &'static str) -> ResourceId {
@@ -39,6 +57,18 @@ pub const DEPLOYMENTS: ResourceId = v1("apps", "deployments");
 pub const REPLICA_SETS: ResourceId = v1("apps", "replicasets");
 /// discovery.k8s.io/v1 endpointslices.
 pub const ENDPOINT_SLICES: ResourceId = v1("discovery.k8s.io", "endpointslices");
+/// apps/v1 controllerrevisions.
+pub const CONTROLLER_REVISIONS: ResourceId = v1("apps", "controllerrevisions");
+/// apps/v1 daemonsets.
+pub const DAEMON_SETS: ResourceId = v1("apps", "daemonsets");
+/// apps/v1 statefulsets.
+pub const STATEFUL_SETS: ResourceId = v1("apps", "statefulsets");
+/// policy/v1 poddisruptionbudgets.
+pub const DISRUPTION_BUDGETS: ResourceId = v1("policy", "poddisruptionbudgets");
+/// batch/v1 jobs.
+pub const JOBS: ResourceId = v1("batch", "jobs");
+/// batch/v1 cronjobs.
+pub const CRON_JOBS: ResourceId = v1("batch", "cronjobs");
 /// rbac.authorization.k8s.io/v1 clusterroles.
 pub const CLUSTER_ROLES: ResourceId = v1("rbac.authorization.k8s.io", "clusterroles");
 /// coordination.k8s.io/v1 leases.

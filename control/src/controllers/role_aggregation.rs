@@ -33,8 +33,8 @@ pub fn controller(context: &Arc<Context>) -> Controller<ObjectKey> {
 }
 
 async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Outcome, Error> {
-    let roles = context.informers.cluster_roles.cache();
-    let Some(role) = roles.get(key) else {
+    let all = context.informers.cluster_roles.cache();
+    let Some(role) = all.get(key) else {
         return Ok(Outcome::Done);
     };
     let Some(aggregation) = &role.aggregation_rule else {
@@ -42,7 +42,7 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Outcome, Error>
     };
     let selectors = aggregation.cluster_role_selectors.as_deref();
     let mut rules = Vec::new();
-    for part in roles.all() {
+    for part in all.all() {
         let labels = part.metadata.labels.as_ref();
         let selected = selectors
             .unwrap_or_default()

@@ -17,6 +17,7 @@ mod metadata;
 pub mod names;
 pub mod quantity;
 pub mod rows;
+pub mod schedule;
 pub mod schema;
 
 pub use faults::{Faults, Path};

@@ -1,6 +1,8 @@
 //! The rows of the built-in kinds.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -8,13 +10,14 @@ use k8s_openapi::api::core::v1::{
     Binding, ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use k8s_openapi::schemars::JsonSchema;
 
-use super::kinds::{config, events, leases, namespaces, nodes, pods, services, workloads};
+use super::kinds::{budgets, config, events, leases, namespaces, nodes, pods, services, workloads};
 
 mod access;
+mod batch;
 
 pub use access::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 
@@ -24,6 +27,8 @@ use crate::api::ResourceId;
 
 /// What status subresources allow.
 const STATUS_VERBS: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
+/// What subresources allow that are streams both ways.
+const STREAM_VERBS: &[Verb] = &[Verb::Create, Verb::Get];
 /// What subresources allow that are only posted to.
 const POST_VERBS: &[Verb] = &[Verb::Create];
 
@@ -51,6 +56,18 @@ const EVICTION: Subresource = Subresource {
     name: "eviction",
     kind: ("policy", "v1", "Eviction"),
     verbs: POST_VERBS,
+};
+
+const EXEC: Subresource = Subresource {
+    name: "exec",
+    kind: ("", "v1", "PodExecOptions"),
+    verbs: STREAM_VERBS,
+};
+
+const LOG: Subresource = Subresource {
+    name: "log",
+    kind: ("", "v1", "Pod"),
+    verbs: &[Verb::Get],
 };
 
 const TOKEN: Subresource = Subresource {
@@ -96,6 +113,8 @@ pub const DEPLOYMENTS: ResourceId = id("apps", "v1", "deployments");
 pub const REPLICA_SETS: ResourceId = id("apps", "v1", "replicasets");
 /// Endpoint slices.
 pub const ENDPOINT_SLICES: ResourceId = id("discovery.k8s.io", "v1", "endpointslices");
+/// Pod disruption budgets.
+pub const DISRUPTION_BUDGETS: ResourceId = id("policy", "v1", "poddisruptionbudgets");
 /// Leases.
 pub const LEASES: ResourceId = id("coordination.k8s.io", "v1", "leases");
 
@@ -135,6 +154,7 @@ pub fn all(builder: &mut Builder) -> Vec<Resource> {
     builder.add::<TokenRequest>();
     let mut rows = core(builder);
     rows.extend(apps(builder));
+    rows.extend(batch::rows(builder));
     rows.extend(access::rows(builder));
     rows.extend(others(builder));
     rows
@@ -182,7 +202,7 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
         Resource {
             short_names: &["po"],
             categories: &["all"],
-            subresources: const { &[BINDING, EVICTION, status("", "v1", "Pod")] },
+            subresources: const { &[BINDING, EVICTION, EXEC, LOG, status("", "v1", "Pod")] },
             generation: Generation::Spec,
             selectable: pods::SELECTABLE,
             ..row::<Pod>(builder, PODS, "Pod", "pod", pods::Pods)
@@ -215,6 +235,26 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
 
 fn apps(builder: &mut Builder) -> Vec<Resource> {
     vec![
+        row::<ControllerRevision>(
+            builder,
+            id("apps", "v1", "controllerrevisions"),
+            "ControllerRevision",
+            "controllerrevision",
+            workloads::Revisions,
+        ),
+        Resource {
+            short_names: &["ds"],
+            categories: &["all"],
+            subresources: const { &[status("apps", "v1", "DaemonSet")] },
+            generation: Generation::Spec,
+            ..row::<DaemonSet>(
+                builder,
+                id("apps", "v1", "daemonsets"),
+                "DaemonSet",
+                "daemonset",
+                workloads::DaemonSets,
+            )
+        },
         Resource {
             short_names: &["deploy"],
             categories: &["all"],
@@ -242,11 +282,36 @@ fn apps(builder: &mut Builder) -> Vec<Resource> {
                 workloads::ReplicaSets,
             )
         },
+        Resource {
+            short_names: &["sts"],
+            categories: &["all"],
+            subresources: const { &[SCALE, status("apps", "v1", "StatefulSet")] },
+            generation: Generation::Spec,
+            ..row::<StatefulSet>(
+                builder,
+                id("apps", "v1", "statefulsets"),
+                "StatefulSet",
+                "statefulset",
+                workloads::StatefulSets,
+            )
+        },
     ]
 }
 
 fn others(builder: &mut Builder) -> Vec<Resource> {
     vec![
+        Resource {
+            short_names: &["pdb"],
+            subresources: const { &[status("policy", "v1", "PodDisruptionBudget")] },
+            generation: Generation::Spec,
+            ..row::<PodDisruptionBudget>(
+                builder,
+                DISRUPTION_BUDGETS,
+                "PodDisruptionBudget",
+                "poddisruptionbudget",
+                budgets::Budgets,
+            )
+        },
         Resource {
             owners: false,
             ..row::<Lease>(builder, LEASES, "Lease", "lease", leases::Leases)

@@ -68,7 +68,8 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    fn of(node: &Node) -> Self {
+    /// A node with nothing on it yet.
+    pub fn of(node: &Node) -> Self {
         let status = node.status.as_ref();
         let allocatable =
             status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));

@@ -104,14 +104,9 @@ impl Cluster {
     /// Starts the controllers on another way to the engine.
     pub async fn start_on(&mut self, api: Arc<dyn Api>) {
         self.shutdown = CancellationToken::new();
-        let kinds = self.engine.engine.table().rows().iter().map(|row| Kind {
-            resource: row.id,
-            kind: row.kind,
-            namespaced: row.namespaced,
-        });
         let setup = Setup {
             api,
-            kinds: kinds.collect(),
+            kinds: Kind::followed(self.engine.engine.table()),
             allocations: Arc::clone(&self.allocations),
             clock: Arc::clone(&self.clock) as _,
             scheduling: Policy::default(),
@@ -338,8 +333,12 @@ async fn play_agent(api: &Engine, caller: &Caller, pod: &Value, count: usize) {
         }
     } else if pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] == "Pending" {
         let ip = format!("10.244.9.{count}");
+        let phase = match pod["spec"]["restartPolicy"].as_str() {
+            Some("Never") => "Succeeded",
+            _ => "Running",
+        };
         let patch = json!({"status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "phase": phase, "podIP": ip, "podIPs": [{"ip": ip}],
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
         }});
         let options = WriteOptions::default();

@@ -74,3 +74,49 @@ async fn workloads_and_services() {
     let env = json!([{"name": "A", "value": "b"}]);
     assert_eq!(pod["spec"]["containers"][0]["env"], env);
 }
+
+#[tokio::test]
+async fn jobs() {
+    let cluster = cluster().await;
+    cluster
+        .kubectl_ok(&["create", "job", "once", "--image=demo:1", "--", "work"])
+        .await;
+    let job = made(&cluster, "job", "once").await;
+    let template = &job["spec"]["template"];
+    assert_eq!(template["spec"]["restartPolicy"], "Never");
+    assert_eq!(job["spec"]["completions"], 1);
+    let uid = &job["metadata"]["uid"];
+    let key = "batch.kubernetes.io/controller-uid";
+    assert_eq!(job["spec"]["selector"]["matchLabels"][key], *uid);
+    assert_eq!(template["metadata"]["labels"]["job-name"], "once");
+    let cron = [
+        "create",
+        "cronjob",
+        "tick",
+        "--image=demo:1",
+        "--schedule=*/5 * * * *",
+    ];
+    cluster.kubectl_ok(&cron).await;
+    let from = ["create", "job", "now", "--from=cronjob/tick"];
+    cluster.kubectl_ok(&from).await;
+    let shown = cluster.kubectl_ok(&["get", "cronjob"]).await;
+    assert!(
+        shown.contains("*/5 * * * *   <none>     false     0        <none>"),
+        "{shown}"
+    );
+    let wrong = [
+        "create",
+        "cronjob",
+        "never",
+        "--image=demo:1",
+        "--schedule=61 * * * *",
+    ];
+    let refused = cluster.kubectl(&wrong).await;
+    let expected =
+        "spec.schedule: Invalid value: \"61 * * * *\": end of range (61) above maximum (59): 61";
+    assert!(refused.err.contains(expected), "{}", refused.err);
+    let always = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\nspec:\n  template:\n    spec:\n      containers: [{name: c, image: x}]\n";
+    let refused = cluster.kubectl_with(&["apply", "-f", "-"], always).await;
+    let expected = "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"OnFailure\", \"Never\"";
+    assert!(refused.err.contains(expected), "{}", refused.err);
+}

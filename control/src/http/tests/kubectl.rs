@@ -176,6 +176,16 @@ async fn get_of_every_kind() {
         "sa",
         "leases",
         "ns",
+        "ds",
+        "jobs",
+        "cronjobs",
+        "sts",
+        "pdb",
+        "controllerrevisions",
+        "roles",
+        "rolebindings",
+        "clusterroles",
+        "clusterrolebindings",
     ] {
         for output in ["wide", "yaml", "json", "name"] {
             cluster.kubectl_ok(&["get", kind, "-A", "-o", output]).await;

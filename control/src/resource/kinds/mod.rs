@@ -1,8 +1,10 @@
 //! What each kind does itself: its defaults, its rules and its columns.
 
+pub mod budgets;
 pub mod config;
 mod containers;
 pub mod events;
+pub mod jobs;
 pub mod leases;
 pub mod namespaces;
 pub mod nodes;

@@ -1,4 +1,4 @@
-//! Deployments and replica sets.
+//! Deployments, replica sets, daemon sets and the history of templates.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,12 @@ use crate::api::selector::LabelSelector;
 pub struct Deployments;
 /// What replica sets do.
 pub struct ReplicaSets;
+/// What daemon sets do.
+pub struct DaemonSets;
+/// What stateful sets do.
+pub struct StatefulSets;
+/// What controller revisions do.
+pub struct Revisions;
 
 impl Behaviour for Deployments {
     fn default(&self, object: &mut Value) {
@@ -92,6 +98,179 @@ impl Behaviour for ReplicaSets {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         columns::workloads::replica_set(object, now)
+    }
+}
+
+impl Behaviour for DaemonSets {
+    fn default(&self, object: &mut Value) {
+        let spec = meta::child_mut(object, "spec");
+        fill(spec, "revisionHistoryLimit", 10);
+        fill(spec, "updateStrategy", json!({}));
+        if let Some(strategy) = map_mut(spec, "updateStrategy") {
+            fill(strategy, "type", "RollingUpdate");
+            if strategy["type"] == "RollingUpdate" {
+                fill(strategy, "rollingUpdate", json!({}));
+                if let Some(rolling) = map_mut(strategy, "rollingUpdate") {
+                    fill(rolling, "maxSurge", 0);
+                    fill(rolling, "maxUnavailable", 1);
+                }
+            }
+        }
+        template(spec);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object["status"] = json!({
+            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        });
+    }
+
+    fn validate(&self, object: &Value, faults: &mut Faults) {
+        workload(object, "daemonset", faults);
+        metadata::not_negative(object, &["spec", "revisionHistoryLimit"], faults);
+        let (strategy, path) = (
+            &object["spec"]["updateStrategy"],
+            Path::new("spec.updateStrategy"),
+        );
+        match meta::text(strategy, &["type"]) {
+            "OnDelete" => {}
+            "RollingUpdate" => {
+                let (rolling, path) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+                let surge = share(rolling, "maxSurge", &path, faults);
+                let unavailable = share(rolling, "maxUnavailable", &path, faults);
+                let zero = |number: Option<i64>| number.is_none_or(|number| number == 0);
+                let place = path.child("maxUnavailable");
+                let given = &rolling["maxUnavailable"];
+                if zero(surge) && zero(unavailable) {
+                    faults.invalid(&place, given, "cannot be 0 when maxSurge is 0");
+                } else if !zero(surge) && !zero(unavailable) {
+                    faults.invalid(&place, given, "may not be set when maxSurge is non-zero");
+                }
+            }
+            other => faults.unsupported(&path.child("type"), other, &["RollingUpdate", "OnDelete"]),
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, faults: &mut Faults) {
+        metadata::immutable(object, old, &["spec", "selector"], faults);
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::workloads::DAEMON_SETS
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::workloads::daemon_set(object, now)
+    }
+}
+
+/// What of a stateful set's spec may change.
+const CHANGEABLE: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+impl Behaviour for StatefulSets {
+    fn default(&self, object: &mut Value) {
+        let spec = meta::child_mut(object, "spec");
+        fill(spec, "replicas", 1);
+        fill(spec, "podManagementPolicy", "OrderedReady");
+        fill(spec, "revisionHistoryLimit", 10);
+        fill(spec, "updateStrategy", json!({}));
+        if let Some(strategy) = map_mut(spec, "updateStrategy") {
+            fill(strategy, "type", "RollingUpdate");
+            if strategy["type"] == "RollingUpdate" {
+                fill(strategy, "rollingUpdate", json!({}));
+                if let Some(rolling) = map_mut(strategy, "rollingUpdate") {
+                    fill(rolling, "partition", 0);
+                }
+            }
+        }
+        template(spec);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object["status"] = json!({"replicas": 0});
+    }
+
+    fn validate(&self, object: &Value, faults: &mut Faults) {
+        workload(object, "statefulset", faults);
+        let (path, spec) = (Path::new("spec"), &object["spec"]);
+        for field in [
+            &["spec", "revisionHistoryLimit"][..],
+            &["spec", "ordinals", "start"],
+            &["spec", "updateStrategy", "rollingUpdate", "partition"],
+        ] {
+            metadata::not_negative(object, field, faults);
+        }
+        for (field, known) in [
+            ("podManagementPolicy", &["OrderedReady", "Parallel"]),
+            ("updateStrategy", &["RollingUpdate", "OnDelete"]),
+        ] {
+            let (place, text) = match field {
+                "updateStrategy" => (
+                    path.child(field).child("type"),
+                    meta::text(spec, &[field, "type"]),
+                ),
+                _ => (path.child(field), meta::text(spec, &[field])),
+            };
+            if !known.contains(&text) {
+                faults.unsupported(&place, text, known);
+            }
+        }
+        if !meta::list(spec, &["volumeClaimTemplates"]).is_empty() {
+            let why = "persistent volume claims are not served here";
+            faults.forbidden(&path.child("volumeClaimTemplates"), why);
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, faults: &mut Faults) {
+        let fixed = |object: &Value| {
+            let mut spec = object["spec"].clone();
+            if let Some(fields) = spec.as_object_mut() {
+                fields.retain(|field, _| !CHANGEABLE.contains(&field.as_str()));
+            }
+            spec
+        };
+        if fixed(object) != fixed(old) {
+            faults.forbidden(
+                &Path::new("spec"),
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                 'minReadySeconds' are forbidden",
+            );
+        }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::workloads::STATEFUL_SETS
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::workloads::stateful_set(object, now)
+    }
+}
+
+impl Behaviour for Revisions {
+    fn validate(&self, object: &Value, faults: &mut Faults) {
+        metadata::not_negative(object, &["revision"], faults);
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, faults: &mut Faults) {
+        metadata::immutable(object, old, &["data"], faults);
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::workloads::REVISIONS
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::workloads::revision(object, now)
     }
 }
 
