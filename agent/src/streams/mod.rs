@@ -47,6 +47,9 @@ const CONTROL: &str = "portolan-control";
 /// How long a connection may take to say who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How long a new address may take to be usable.
+const ADDRESS: Duration = Duration::from_secs(5);
+
 /// What an answer carries.
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -145,7 +148,7 @@ impl StreamServer {
         let acceptor = TlsAcceptor::from(Arc::new(server_config(identity)?));
         let mut listeners = Vec::new();
         for address in addresses {
-            let listener = TcpListener::bind(address).await;
+            let listener = listen(address).await;
             listeners.push(listener.map_err(|source| StreamsError::Listen { address, source })?);
         }
         Ok(Self {
@@ -168,6 +171,21 @@ impl StreamServer {
             accepting.spawn(accept(listener, self.acceptor.clone(), Arc::clone(&node)));
         }
         while accepting.join_next().await.is_some() {}
+    }
+}
+
+/// A new IPv6 address is not there until the kernel has asked whether another has it.
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable && begun.elapsed() < ADDRESS =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other,
+        }
     }
 }
 
