@@ -54,6 +54,8 @@ impl Expected {
 #[derive(Default)]
 pub struct Expectations {
     pending: Mutex<HashMap<ObjectKey, Vec<Expected>>>,
+    /// The revision of the last write of each object itself.
+    written: Mutex<HashMap<ObjectKey, i64>>,
 }
 
 impl Expectations {
@@ -76,9 +78,27 @@ impl Expectations {
         false
     }
 
+    /// Notes that the object itself was written.
+    pub fn wrote(&self, owner: &ObjectKey, revision: i64) {
+        self.written().insert(owner.clone(), revision);
+    }
+
+    /// Whether an object as of a revision shows the last write of it: what was counted into its status must not be
+    /// counted again.
+    pub fn is_current(&self, owner: &ObjectKey, revision: i64) -> bool {
+        self.written()
+            .get(owner)
+            .is_none_or(|written| *written <= revision)
+    }
+
     /// Forgets an object that is gone.
     pub fn forget(&self, owner: &ObjectKey) {
         self.lock().remove(owner);
+        self.written().remove(owner);
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, i64>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, Vec<Expected>>> {

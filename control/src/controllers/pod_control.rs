@@ -292,19 +292,19 @@ impl Owner<'_> {
         }
     }
 
-    /// Writes what differs of its status.
+    /// Writes what differs of its status; at which revision, if anything does.
     pub async fn write_status<T: serde::Serialize>(
         &self,
         context: &Context,
         before: &T,
         status: &T,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<i64>, Error> {
         let difference = patch::diff(before, status).map_err(|source| Error::Json {
             action: format!("compare the status of a {}", self.kind),
             source,
         })?;
         let Some(difference) = difference else {
-            return Ok(());
+            return Ok(None);
         };
         let version = self.metadata.resource_version.as_deref();
         let patch = json!({"status": difference});
@@ -312,7 +312,14 @@ impl Owner<'_> {
             .client
             .merge_at(self.resource, &self.key(), Some("status"), version, patch)
             .await;
-        gone_is_fine(patched)
+        match patched {
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+            Ok(object) => {
+                let revision = object["metadata"]["resourceVersion"].as_str();
+                Ok(revision.and_then(|revision| revision.parse().ok()))
+            }
+        }
     }
 }
 

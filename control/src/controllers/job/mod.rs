@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    cache::{Change, key_of},
+    cache::{Change, key_of, revision_of},
     client::Precondition,
     clock,
     events::{Regarding, Severity},
@@ -80,7 +80,8 @@ async fn reconcile(
         return free_orphans(context, key).await;
     };
     let pods = context.informers.pods.cache();
-    if !expectations.are_met(key, pods) {
+    let revision = revision_of(&job.metadata);
+    if !expectations.are_met(key, pods) || !expectations.is_current(key, revision) {
         return Ok(Outcome::After(CATCH_UP));
     }
     let own = pods.find(BY_CONTROLLER, meta::uid(&job.metadata));
@@ -112,7 +113,10 @@ async fn execute(
     }
     // Counted first, then let go: whoever dies in between has the uids in the status.
     let before = job.status.clone().unwrap_or_default();
-    owner.write_status(context, &before, &plan.status).await?;
+    let written = owner.write_status(context, &before, &plan.status).await?;
+    if let Some(revision) = written {
+        expectations.wrote(&owner.key(), revision);
+    }
     free(context, &plan.counted).await?;
     if let Some((reason, message)) = &plan.news {
         let severity = match *reason {
