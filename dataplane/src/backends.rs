@@ -45,6 +45,8 @@ pub struct Backends {
     removed: BTreeMap<u32, Instant>,
     /// Those whose connections the next choice asks for.
     counted: BTreeSet<u32>,
+    /// Whether one was released since that was last asked.
+    any_released: bool,
 }
 
 impl Backends {
@@ -57,6 +59,7 @@ impl Backends {
             by_address: HashMap::new(),
             removed: BTreeMap::new(),
             counted: BTreeSet::new(),
+            any_released: false,
         };
         for id in 0..bound {
             let entry = maps.backends.get(id);
@@ -175,6 +178,12 @@ impl Backends {
     pub fn release(&mut self, maps: &Maps, id: u32, state: u8) {
         set_state(maps, id, state);
         self.removed.insert(id, Instant::now());
+        self.any_released = true;
+    }
+
+    /// Whether a backend was released since the last call.
+    pub fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.any_released)
     }
 
     /// The ids of the backends at an address, of all services.

@@ -27,6 +27,8 @@ pub struct Capacity {
     pub flows_v4: u32,
     /// Flows of IPv6, a power of two.
     pub flows_v6: u32,
+    /// Sockets that the socket hooks translate at once, a power of two. Others are left to the hooks that see packets.
+    pub sockets: u32,
 }
 
 impl Default for Capacity {
@@ -42,6 +44,7 @@ impl Default for Capacity {
             pod_addresses: 2_048,
             flows_v4: 131_072,
             flows_v6: 65_536,
+            sockets: 32_768,
         }
     }
 }
@@ -56,6 +59,24 @@ pub enum Transmit {
     Always,
     /// No: what XDP would send goes up to tcx, which forwards it.
     Never,
+}
+
+/// Which of the programs that see packets run. The socket hooks are attached by a call of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// tcx on pods' veths and on the uplink.
+    pub tcx: bool,
+    /// XDP on the uplink.
+    pub xdp: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self {
+            tcx: true,
+            xdp: true,
+        }
+    }
 }
 
 /// What a dataplane is opened with.
@@ -77,6 +98,8 @@ pub struct Config {
     pub xdp: Option<XdpMode>,
     /// How tc programs are attached; `None`: by the newest way that the kernel has.
     pub tc: Option<TcMode>,
+    /// Which programs see packets.
+    pub ways: Ways,
 }
 
 impl Config {
@@ -95,6 +118,7 @@ impl Config {
             masquerade: false,
             xdp: None,
             tc: None,
+            ways: Ways::default(),
         }
     }
 }

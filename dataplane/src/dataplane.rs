@@ -1,5 +1,7 @@
 //! The dataplane as its callers see it.
 
+mod sockets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -27,10 +29,12 @@ use crate::{
     networks,
     node::{check_pins, configure, transmits},
     pods::Pods,
-    programs::{LINKS, POD, ProgramInfo, Programs, Run, UPLINK, unhook},
+    programs::{LINKS, POD, ProgramInfo, Programs, Run, SOCKETS, UPLINK, unhook},
     report::PacketReport,
     services::{Context, Services},
-    sys, view, watch,
+    sys,
+    translations::Ender,
+    view, watch,
 };
 
 /// The loaded programs and the maps they share with this process.
@@ -48,6 +52,7 @@ pub struct Dataplane {
     attached: BTreeMap<String, PodInterface>,
     uplink: Option<String>,
     sweeps: u32,
+    ender: Ender,
 }
 
 /// One sweep of so many looks at the map of session affinity too, whose entries last minutes at least.
@@ -70,7 +75,7 @@ impl Dataplane {
         let backends = Backends::restore(&maps);
         let services = Services::restore(&maps, &backends)?;
         let pods = Pods::restore(&maps)?;
-        let attached = attached(&programs, &pods)?;
+        let attached = attached(&pods);
         let mut dataplane = Self {
             config,
             programs,
@@ -81,6 +86,7 @@ impl Dataplane {
             attached,
             uplink: None,
             sweeps: 0,
+            ender: Ender::default(),
         };
         dataplane.forget_lost_pods()?;
         Ok(dataplane)
@@ -119,8 +125,18 @@ impl Dataplane {
         self.set_uplink(index, transmits(self.config.transmit, interface, index));
         self.uplink = Some(interface.to_owned());
         self.programs.leave_other_uplinks(index)?;
-        self.programs.attach_tc(UPLINK, interface, index)?;
-        self.programs.attach_xdp(interface, index, self.config.xdp)
+        if self.config.ways.tcx {
+            self.programs.attach_tc(UPLINK, interface, index)?;
+        } else {
+            self.programs.detach(UPLINK, interface)?;
+        }
+        if self.config.ways.xdp {
+            self.programs.attach_xdp(interface, index, self.config.xdp)
+        } else {
+            self.programs
+                .detach_xdp(interface)
+                .map(|()| XdpMode::Absent)
+        }
     }
 
     /// Says which networks there are around the node, in place of those of an earlier call. With [`Config::masquerade`],
@@ -159,8 +175,12 @@ impl Dataplane {
         let host_mac = sys::mac_of(&pod.host_interface).map_err(|error| {
             failed("read MAC address of", Path::new(&pod.host_interface), error)
         })?;
-        self.programs
-            .attach_tc(POD, &pod.host_interface, interface)?;
+        if self.config.ways.tcx {
+            self.programs
+                .attach_tc(POD, &pod.host_interface, interface)?;
+        } else {
+            self.programs.detach(POD, &pod.host_interface)?;
+        }
         let entry = PodEntry {
             interface,
             pod_mac: pod.pod_mac,
@@ -189,6 +209,7 @@ impl Dataplane {
         for address in addresses.unwrap_or_default() {
             self.forget_address(address)?;
         }
+        self.follow_deaths();
         self.programs.detach(POD, host_interface)?;
         self.attached.remove(host_interface);
         Ok(())
@@ -210,23 +231,31 @@ impl Dataplane {
             node_addresses,
             place: &place,
         };
-        self.services.upsert(&context, &mut self.backends, service)
+        let result = self.services.upsert(&context, &mut self.backends, service);
+        self.follow_deaths();
+        result
     }
 
     /// Takes a service away. Succeeds for an unknown one.
     pub fn delete(&mut self, name: &ServiceName) -> Result<(), Error> {
-        self.services.delete(&self.maps, &mut self.backends, name)
+        let result = self.services.delete(&self.maps, &mut self.backends, name);
+        self.follow_deaths();
+        result
     }
 
     /// Takes away every service that is not in `keep`; says how many.
     pub fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
-        self.services.prune(&self.maps, &mut self.backends, keep)
+        let result = self.services.prune(&self.maps, &mut self.backends, keep);
+        self.follow_deaths();
+        result
     }
 
     /// Stops new flows to every backend at an address at once, in all services, whatever `upsert` says of it, until
     /// [`Self::restore_backend`]. For a pod whose process died before the cluster knows. Says how many services changed.
     pub fn withdraw_backend(&mut self, address: IpAddr) -> Result<usize, Error> {
-        self.set_withdrawn(address, Withdrawal::Asked, true)
+        let result = self.set_withdrawn(address, Withdrawal::Asked, true);
+        self.follow_deaths();
+        result
     }
 
     /// Takes a withdrawal back. Says how many services changed.
@@ -289,6 +318,8 @@ impl Dataplane {
         if self.sweeps == 0 {
             affinity::sweep(&self.maps, &self.services.affinities())?;
         }
+        // A program that chose before a backend's end may have noted its choice after it.
+        self.ender.end_dead(&self.maps);
         if let Some(interface) = &self.uplink {
             let index = index_of(interface)?;
             self.set_uplink(index, transmits(self.config.transmit, interface, index));
@@ -333,16 +364,18 @@ impl Dataplane {
             }
             _ => Ok(()),
         };
-        let links = pin_dir.join(LINKS);
-        match fs::read_dir(&links) {
-            Ok(entries) => {
-                for entry in entries {
-                    unhook(&entry.map_err(|error| failed("list", &links, error))?.path())?;
+        for folder in [SOCKETS, LINKS] {
+            let links = pin_dir.join(folder);
+            match fs::read_dir(&links) {
+                Ok(entries) => {
+                    for entry in entries {
+                        unhook(&entry.map_err(|error| failed("list", &links, error))?.path())?;
+                    }
+                    fs::remove_dir(&links).map_err(|error| failed("remove", &links, error))?;
                 }
-                fs::remove_dir(&links).map_err(|error| failed("remove", &links, error))?;
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("list", &links, error)),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("list", &links, error)),
         }
         names::ALL
             .iter()
@@ -380,26 +413,23 @@ fn place(
     }
 }
 
-/// The pods that pinned links and the maps tell of.
-fn attached(programs: &Programs, pods: &Pods) -> Result<BTreeMap<String, PodInterface>, Error> {
-    let pods = programs
-        .pinned()?
-        .into_iter()
-        .filter_map(|(name, interface)| {
-            let host_interface = name.strip_prefix(POD)?.strip_prefix('-')?.replace(',', ".");
-            let addresses = pods.behind(interface);
-            let pod_mac = addresses.first().map_or([0; 6], |(_, mac)| *mac);
-            let addresses = addresses.into_iter().map(|(address, _)| address).collect();
-            Some((
-                host_interface.clone(),
-                PodInterface {
-                    host_interface,
-                    addresses,
-                    pod_mac,
-                },
-            ))
-        });
-    Ok(pods.collect())
+/// The pods that the maps tell of and whose interfaces exist, by interface.
+fn attached(pods: &Pods) -> BTreeMap<String, PodInterface> {
+    let mut attached: BTreeMap<String, PodInterface> = BTreeMap::new();
+    for (address, entry) in pods.iter() {
+        let Ok(host_interface) = sys::name_of(entry.interface) else {
+            continue;
+        };
+        let pod = attached
+            .entry(host_interface.clone())
+            .or_insert_with(|| PodInterface {
+                host_interface,
+                addresses: Vec::new(),
+                pod_mac: entry.pod_mac,
+            });
+        pod.addresses.push(address);
+    }
+    attached
 }
 
 fn index_of(interface: &str) -> Result<u32, Error> {

@@ -20,6 +20,7 @@ use crate::{
     maps::Maps,
     model::{Flow, Locality, Protocol, ServiceName},
     sys::{self, Mapped, Plain},
+    translations,
 };
 
 /// Where the words of a slot lie in a bucket of a family.
@@ -66,7 +67,7 @@ fn each<B: Layout>(table: &Mapped<B>, mut visit: impl FnMut(u32, usize, Meta)) {
     }
 }
 
-/// How many flows each backend id has, over or not, and how many flows there are and went.
+/// How many flows and translated sockets each backend id has, over or not, and how many flows there are and went.
 #[derive(Debug)]
 pub struct Census {
     referring: Vec<u32>,
@@ -81,6 +82,15 @@ impl Census {
         self.referring
             .get(id as usize)
             .is_none_or(|flows| *flows != 0)
+    }
+
+    fn note(&mut self, backend: usize, is_open: u32) {
+        if let (Some(referring), Some(open)) =
+            (self.referring.get_mut(backend), self.open.get_mut(backend))
+        {
+            *referring += 1;
+            *open += is_open;
+        }
     }
 
     /// How many flows of the id are not over.
@@ -102,6 +112,7 @@ pub fn sweep(maps: &Maps) -> Census {
     sweep_table(&maps.flows_v6, &mut census);
     sweep_table(&maps.source_nat_v4, &mut census);
     sweep_table(&maps.source_nat_v6, &mut census);
+    translations::each_backend(maps, |id| census.note(id as usize, 1));
     census
 }
 
@@ -120,14 +131,8 @@ fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
             }
         }
         census.live += 1;
-        let backend = meta.backend() as usize;
-        if let (Some(referring), Some(open)) = (
-            census.referring.get_mut(backend),
-            census.open.get_mut(backend),
-        ) {
-            *referring += 1;
-            *open += u32::from(!meta.stage().is_over());
-        }
+        let open = u32::from(!meta.stage().is_over());
+        census.note(meta.backend() as usize, open);
     });
 }
 

@@ -5,10 +5,12 @@
 //!                                 |  '------> BACKENDS (one line an id)          ^
 //!                                 '---------> SERVICES_V4/_V6: one write an entry flips what packets see
 //!   PodInterface --attach_pod--> pods ------> PODS_V4/_V6, a pinned tcx link on the veth
+//!   attach_sockets ---------------------------> pinned links on a control group; SOCKETS is theirs alone
 //!   sweep ------------------------ flows ---> FLOWS_*, SNAT_*: aged flows out, ids that nobody needs free
 //!
 //!   pin_dir/NAME                      the maps
 //!   pin_dir/links/PROGRAM-INTERFACE   what keeps the programs attached when this process ends
+//!   pin_dir/sockets/PROGRAM           the same for the socket hooks
 //! ```
 //!
 //! It knows services, backends and devices; no Kubernetes type, no gRPC, no container. aya's types stay inside.
@@ -20,6 +22,18 @@
 //!   program that could be reading it has ended, and a backend's id not before no flow refers to it.
 //! - A sweep takes a flow out only by comparing and exchanging the word that it judged: never a live one.
 //! - Every update is idempotent; removing what is absent succeeds; a table that is full leaves existing routes alone.
+//!
+//! # Three ways in
+//! Each gives the same result alone, and can be switched off ([`Ways`], [`Dataplane::detach_sockets`]):
+//! - socket hooks, on a control group: for the processes of this node. A socket is given its backend once, when it connects
+//!   or first names a receiver; its packets cost nothing. What they cannot serve goes on to the other two.
+//! - tcx, on pods' veths and the uplink: for what comes out of pods and in from the world, packet by packet.
+//! - XDP, on the uplink: for what leaves the node again.
+//!
+//! A datagram socket that is connected to a backend asks nobody again. When its backend leaves, the socket is ended by
+//! `sock_diag(7)`, as are streams whose pod is gone: their owners are told at once, and connect anew. That needs a kernel
+//! with `CONFIG_INET_DIAG_DESTROY`; without it, once per process a warning says so. Packets of socket-translated
+//! connections are not counted, their flows are.
 //!
 //! # XDP on the uplink
 //! [`Dataplane::attach_uplink`] runs XDP in the driver, else in the stack, and says which. XDP itself sends only what
@@ -64,10 +78,11 @@ mod records;
 pub mod report;
 mod services;
 mod sys;
+mod translations;
 mod view;
 mod watch;
 
-pub use config::{Capacity, Config, PodInterface, Swept, Transmit};
+pub use config::{Capacity, Config, PodInterface, Swept, Transmit, Ways};
 pub use dataplane::Dataplane;
 pub use driver::{Driver, Target};
 pub use error::Error;

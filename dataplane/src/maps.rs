@@ -10,6 +10,7 @@ use portolan_abi::{
     drop_reason::{DropReason, Event},
     flow::{BucketV4, BucketV6},
     sender::SenderEntry,
+    socket_table::SocketBucket,
 };
 
 use crate::{
@@ -40,6 +41,7 @@ pub mod names {
         "PODS_V6",
         "SENDERS",
         "NETWORKS",
+        "SOCKETS",
         "COUNTS",
         "DROPS",
         "EVENTS",
@@ -73,6 +75,7 @@ pub struct Maps {
     pub pods_v6: Map,
     pub networks: Map,
     pub senders: Mapped<SenderEntry>,
+    pub sockets: Mapped<SocketBucket>,
     pub counts: Map,
     pub drops: Map,
     pub events: Map,
@@ -105,6 +108,7 @@ impl Maps {
             pods_v6: map("PODS_V6")?,
             networks: map("NETWORKS")?,
             senders: mapped(pins, "SENDERS")?,
+            sockets: mapped(pins, "SOCKETS")?,
             counts: map("COUNTS")?,
             drops: map("DROPS")?,
             events: map("EVENTS")?,

@@ -79,6 +79,8 @@ pub fn configure(maps: &Maps, config: &Config) -> Result<(), Error> {
     if config.masquerade {
         node.flags |= flags::MASQUERADE;
     }
+    node.netns = sys::netns_cookie();
+    node.socket_mask = maps.sockets.len() - 1;
     node.flow_mask_v4 = maps.flows_v4.len() - 1;
     node.flow_mask_v6 = maps.flows_v6.len() - 1;
     node.node_v4 = V4::default();

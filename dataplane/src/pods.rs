@@ -46,13 +46,11 @@ impl Pods {
         self.entries.get(&address).copied()
     }
 
-    /// The addresses of the pod behind an interface, with the MAC address of its own end.
-    pub fn behind(&self, interface: u32) -> Vec<(IpAddr, [u8; 6])> {
+    /// Every address that is in a pod, with how to put a packet there.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &PodEntry)> {
         self.entries
             .iter()
-            .filter(|(_, entry)| entry.interface == interface)
-            .map(|(address, entry)| (*address, entry.pod_mac))
-            .collect()
+            .map(|(address, entry)| (*address, entry))
     }
 
     /// Lets packets into a pod.

@@ -24,6 +24,8 @@ fn the_programs_are_far_from_the_limits_of_the_verifier() {
         let info = match program {
             Program::Xdp(program) => program.load().map(|()| program.info()),
             Program::SchedClassifier(program) => program.load().map(|()| program.info()),
+            Program::CgroupSockAddr(program) => program.load().map(|()| program.info()),
+            Program::CgroupSock(program) => program.load().map(|()| program.info()),
             _ => panic!("{name} is of no known kind"),
         };
         let info = match info {

@@ -21,7 +21,7 @@ pub struct MapBucketV6(pub *mut BucketV6);
 /// # Safety
 /// `word` must point to eight aligned bytes of a map's value.
 #[inline(always)]
-unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     let was: u64;
     // SAFETY: the instruction touches the word alone; the target has no compare-and-swap in `core::sync::atomic`.
     unsafe {

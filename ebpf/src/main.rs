@@ -10,6 +10,9 @@
 //!                   '------ redirect_neigh ------ pod_egress (tcx, the node's end of a pod's veth)
 //! ```
 //!
+//! Processes of this node need not go that way: the socket hooks on their control group ([`socket`]) put a backend's
+//! address in place of the frontend's when a socket connects or names a receiver, and no packet is translated at all.
+//!
 //! Each program is parse -> [`portolan_abi::plan::plan`] -> [`portolan_abi::route`] -> rewrite -> verdict. The
 //! decisions are in `portolan-abi`; here are only packet access, maps and verdicts.
 //!
@@ -19,7 +22,8 @@
 //!   and `uplink_ingress` handles that the same way.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
-//! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `stages`, `skb`, `xdp` and `watch`, nowhere else.
+//! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`, `skb`, `xdp` and `watch`,
+//!   nowhere else.
 //!
 //! # How to build, inspect and test
 //! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
@@ -39,6 +43,8 @@ mod hooks;
 mod hops;
 mod maps;
 mod skb;
+mod socket;
+mod socket_bucket;
 mod stages;
 mod tc;
 mod uplink;

@@ -26,12 +26,16 @@ use portolan_abi::{
     refusal::{self, Refuse},
     sender::{self, OfSender, SENDERS as SENDER_COUNT, SenderEntry},
     service::{ServiceEntry, ServiceKey, ServiceRecord},
+    socket_table::SocketBucket,
     source_nat,
     source_range::{self, RangeMember},
     tables::Tables,
 };
 
-use crate::bucket::{self, MapBucketV4, MapBucketV6};
+use crate::{
+    bucket::{self, MapBucketV4, MapBucketV6},
+    socket_bucket::MapSockets,
+};
 
 #[map]
 static CONFIG: Array<NodeConfig> = Array::pinned(1, BPF_F_MMAPABLE);
@@ -67,6 +71,8 @@ static PODS_V4: HashMap<V4, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 static PODS_V6: HashMap<V6, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static SENDERS: Array<SenderEntry> = Array::pinned(SENDER_COUNT, BPF_F_MMAPABLE);
+#[map]
+static SOCKETS: Array<SocketBucket> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTS: PerCpuArray<ServiceCount> = PerCpuArray::pinned(1, 0);
 #[map]
@@ -296,6 +302,12 @@ impl<A: Family> Tables<A> for Maps {
 #[inline(always)]
 pub fn backend(id: u32) -> Option<&'static Backend> {
     BACKENDS.get(id)
+}
+
+/// A bucket of the map of sockets.
+#[inline(always)]
+pub fn sockets(bucket: u32) -> Option<MapSockets> {
+    SOCKETS.get_ptr_mut(bucket).map(MapSockets)
 }
 
 /// This CPU's room for an answer, as the last answer left it.

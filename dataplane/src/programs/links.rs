@@ -43,7 +43,7 @@ impl Programs {
             );
             unhook(&path)?;
         }
-        Ok(())
+        self.adopt_sockets()
     }
 
     fn replace(&mut self, name: &str, path: &Path, interface: u32) -> Result<(), Error> {
@@ -246,6 +246,13 @@ impl Programs {
             }
         }
         Ok(())
+    }
+
+    /// Detaches XDP from an interface, in whatever mode it runs.
+    pub fn detach_xdp(&self, interface: &str) -> Result<(), Error> {
+        ["native", "generic"]
+            .iter()
+            .try_for_each(|word| self.detach(&format!("{XDP}_{word}"), interface))
     }
 
     /// Detaches a program from an interface; succeeds if it is not attached.

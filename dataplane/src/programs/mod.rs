@@ -1,6 +1,7 @@
 //! Loading the kernel object, and running its programs on packets. aya stays in this module.
 
 mod links;
+mod sockets;
 
 use std::{
     fs,
@@ -14,12 +15,16 @@ use aya::{
     util::KernelVersion,
 };
 
+use portolan_abi::socket_table::WAYS;
+
 use crate::{Capacity, Error, maps::failed, model::TcMode, object};
 
 pub use links::{interface_of, unhook};
 
 /// The folder of the links, among the pins.
 pub const LINKS: &str = "links";
+/// The folder of the socket hooks' links, among the pins.
+pub const SOCKETS: &str = "sockets";
 /// The XDP program on the uplink.
 pub const XDP: &str = "xdp_uplink";
 /// The program on pods' veths.
@@ -34,6 +39,10 @@ pub struct Programs {
     links: PathBuf,
     /// How tc programs are attached from now on.
     mode: TcMode,
+    /// The folder of the socket hooks' links.
+    sockets: PathBuf,
+    /// Why the kernel has no socket hooks, if it has none.
+    without_sockets: Option<String>,
 }
 
 impl Programs {
@@ -74,6 +83,10 @@ impl Programs {
                 "FLOWS_V6",
                 capacity.flows_v6.next_power_of_two().max(slots) / slots,
             )
+            .map_max_entries(
+                "SOCKETS",
+                capacity.sockets.next_power_of_two().max(WAYS) / WAYS,
+            )
             .map_max_entries("PODS_V4", capacity.pod_addresses)
             .map_max_entries("PODS_V6", capacity.pod_addresses)
             .map_max_entries("COUNTS", capacity.services)
@@ -90,12 +103,17 @@ impl Programs {
             let name = name.to_owned();
             result.map_err(|source| kernel("load program", Path::new(&name), source))?;
         }
-        let links = pins.join(LINKS);
-        fs::create_dir_all(&links).map_err(|error| failed("make folder", &links, error))?;
+        let [links, sockets] = [LINKS, SOCKETS].map(|folder| pins.join(folder));
+        for folder in [&links, &sockets] {
+            fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;
+        }
+        let without_sockets = sockets::load(&mut object_code).err();
         Ok(Self {
             object: object_code,
             links,
             mode: mode.unwrap_or_else(tc_mode),
+            sockets,
+            without_sockets: without_sockets.map(|error| format!("{error:?}")),
         })
     }
 
@@ -127,6 +145,9 @@ impl Programs {
     pub fn info(&self) -> Result<Vec<ProgramInfo>, Error> {
         let mut all = Vec::new();
         for (name, program) in self.object.programs() {
+            if self.without_sockets.is_some() && sockets::HOOKS.contains(&name) {
+                continue;
+            }
             let info = program
                 .info()
                 .map_err(|source| kernel("look at program", Path::new(name), source))?;

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io, mem,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -22,6 +22,7 @@ use portolan_abi::{
     report::{Report, Watch},
     sender::SenderEntry,
     service::{ServiceEntry, ServiceKey, ServiceRecord},
+    socket_table::SocketBucket,
     source_range::RangeKey,
 };
 
@@ -35,6 +36,7 @@ const MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// How many entries are read at once.
 const BATCH: usize = 1_024;
 const LINK_DETACH: libc::c_long = 34;
+const LINK_UPDATE: libc::c_long = 29;
 
 /// A type that may be read from any bytes of its size, and whose bytes are all initialized.
 ///
@@ -85,6 +87,7 @@ plain!(
     ServiceKey<V6>,
     ServiceRecord,
     Share,
+    SocketBucket,
     V4,
     V6,
     Watch,
@@ -152,6 +155,28 @@ struct LinkInfo {
     attach_type: u32,
 }
 
+/// `struct bpf_link_info` up to the control group.
+#[repr(C)]
+#[derive(Default)]
+struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    cgroup: u64,
+    attach_type: u32,
+    end: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
 fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is as long as is said, and the pointers in it are to memory that its makers hold.
     let result = unsafe {
@@ -207,6 +232,23 @@ pub fn link_interface(path: &Path) -> io::Result<u32> {
 pub fn detach_link(path: &Path) -> io::Result<()> {
     let link = open_pin(path)?;
     call(LINK_DETACH, &mut u64::from(descriptor(&link))).map(drop)
+}
+
+/// The id of the control group that a pinned link hangs on, which is its folder's inode number; 0 when that is gone.
+pub fn link_cgroup(path: &Path) -> io::Result<u64> {
+    let fd = open_pin(path)?;
+    Ok(info::<CgroupLinkInfo>(&fd)?.cgroup)
+}
+
+/// Puts a program in the place of the one behind a pinned link; there is no moment without either.
+pub fn replace_program(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open_pin(path)?;
+    let mut attr = LinkUpdateAttr {
+        link: descriptor(&link),
+        program: program.as_raw_fd().unsigned_abs(),
+        ..LinkUpdateAttr::default()
+    };
+    call(LINK_UPDATE, &mut attr).map(drop)
 }
 
 /// How many CPUs there may ever be: how many values a per-CPU map keeps for a key.

@@ -3,11 +3,15 @@
 
 mod bpf;
 mod device;
+mod diag;
 mod memory;
 mod netlink;
 
-pub use bpf::{Map, Plain, detach_link, link_interface, plain, possible_cpus};
+pub use bpf::{
+    Map, Plain, detach_link, link_cgroup, link_interface, plain, possible_cpus, replace_program,
+};
 pub use device::{driver, index_of, mac_of, name_of, offload_checksums};
+pub use diag::end_sockets;
 pub use memory::Mapped;
 pub use netlink::peer_runs_xdp;
 
@@ -20,4 +24,25 @@ pub fn coarse_now() -> u64 {
     // SAFETY: the structure is valid for writes, and the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The cookie of the calling thread's network namespace; zero where the kernel has none to tell.
+pub fn netns_cookie() -> u64 {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)) else {
+        return 0;
+    };
+    let mut cookie = 0_u64;
+    let mut length = 8;
+    // SAFETY: the number is writable for its length.
+    unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    cookie
 }

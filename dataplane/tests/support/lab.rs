@@ -133,9 +133,11 @@ impl Lab {
 
     /// Closes the dataplane and opens it again, as an agent that was killed and started.
     pub fn reopen(&mut self, transmit: Transmit) {
-        self.dataplane = self.node.enter(|| {
-            Dataplane::open(config(&self.pins, transmit)).expect("the dataplane opens again")
-        });
+        let mut config = self.dataplane.config().clone();
+        config.transmit = transmit;
+        self.dataplane = self
+            .node
+            .enter(|| Dataplane::open(config).expect("the dataplane opens again"));
     }
 }
 
@@ -146,6 +148,7 @@ pub fn config(pins: &BpfFs, transmit: Transmit) -> Config {
     config.capacity.services = 256;
     config.capacity.flows_v4 = 16_384;
     config.capacity.flows_v6 = 16_384;
+    config.capacity.sockets = 4_096;
     config
 }
 

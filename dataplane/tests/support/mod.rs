@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 pub mod bench;
+pub mod cgroup;
 pub mod family;
 pub mod generator;
 pub mod lab;
@@ -13,6 +14,7 @@ pub mod rewriting;
 pub mod rows;
 pub mod servers;
 pub mod tables;
+pub mod talk;
 
 use std::path::{Path, PathBuf};
 

@@ -36,6 +36,13 @@ pub trait Address: Copy + Eq + Default {
 
     /// Whether it is never one host beyond this link: a link-local, loopback, group, broadcast or unspecified address.
     fn is_local_scope(self) -> bool;
+
+    /// Whether it is an IPv4 address that means the namespace itself (RFC 1122, 3.2.1.3). IPv6's is none, since node
+    /// ports do not belong to it.
+    fn is_loopback(self) -> bool;
+
+    /// As an IPv6 socket sees it: IPv4 addresses as IPv4-mapped ones (RFC 4291, 2.5.5.2).
+    fn mapped(self) -> V6;
 }
 
 /// An IPv4 address.
@@ -64,6 +71,20 @@ impl V4 {
 }
 
 impl V6 {
+    /// The low half of the second word of an IPv4-mapped address.
+    const MAPPED: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
+
+    /// The IPv4 address that this one stands for, if it is an IPv4-mapped one.
+    #[inline(always)]
+    pub const fn unmapped(self) -> Option<V4> {
+        let [a, b] = self.0;
+        if a == 0 && b & 0xffff_ffff == Self::MAPPED {
+            Some(V4(Be32((b >> 32) as u32)))
+        } else {
+            None
+        }
+    }
+
     /// From its bytes as they are written.
     #[expect(clippy::cast_possible_truncation, reason = "each half is kept")]
     pub const fn from_octets(octets: [u8; 16]) -> Self {
@@ -114,6 +135,16 @@ impl Address for V4 {
         let first = self.0.get() >> 24;
         self.is_link_local() || first == 0 || first == 127 || first >= 224
     }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0.get() >> 24 == 127
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        V6([0, V6::MAPPED | u64::from(self.0.0) << 32])
+    }
 }
 
 impl Address for V6 {
@@ -149,5 +180,34 @@ impl Address for V6 {
     fn is_local_scope(self) -> bool {
         let loopback_or_none = self.0[0] == 0 && self.0[1].to_be() <= 1;
         self.is_link_local() || loopback_or_none || self.0[0].to_be() >> 56 == 0xff
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_addresses_lead_back() {
+        let address = V4::from_octets([10, 96, 0, 1]);
+        let mapped = V6::from_octets([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 96, 0, 1]);
+        assert_eq!(address.mapped(), mapped);
+        assert_eq!(mapped.unmapped(), Some(address));
+        for plain in [V6::default(), V6([1, mapped.0[1]]), V6([0, 1])] {
+            assert_eq!(plain.unmapped(), None);
+            assert_eq!(plain.mapped(), plain);
+        }
+        assert!(V4::from_octets([127, 3, 2, 1]).is_loopback());
+        assert!(!address.is_loopback() && !V6([0, 1 << 56]).is_loopback());
     }
 }

@@ -29,15 +29,23 @@ pub struct NodeConfig {
     pub tunnel: u32,
     /// The longest packet that the uplink takes, from the IP header on; 0 if that is unknown.
     pub uplink_mtu: u32,
+    /// The cookie of the node's own network namespace.
+    pub netns: u64,
+    /// The number of buckets of the map of sockets, minus one.
+    pub socket_mask: u32,
     /// Zero.
-    pub reserved: [u64; 9],
+    pub padding: u32,
+    /// Zero.
+    pub reserved: [u64; 7],
 }
 
 assert_layout!(
     NodeConfig,
     size = 128,
     align = 8,
-    fields = [u32, u32, u64, u32, u32, u32, V4, V6, u32, u32, [u64; 9]]
+    fields = [
+        u32, u32, u64, u32, u32, u32, V4, V6, u32, u32, u64, u32, u32, [u64; 7]
+    ]
 );
 
 /// Bits of [`NodeConfig::flags`].

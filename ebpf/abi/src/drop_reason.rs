@@ -60,6 +60,7 @@ reasons! {
         EvictedUnconfirmed = "evicted_unconfirmed", "A full bucket gave the slot of a flow without replies to a new flow.";
         EvictedConfirmed = "evicted_confirmed", "A full bucket gave the slot of the longest idle live flow to a new flow.";
         ForwardedWithoutSlot = "forwarded_without_slot", "A packet was forwarded by hash alone because its bucket was busy.";
+        SocketLeftToPackets = "socket_left_to_packets", "A socket had no room for another translation, or its service asks for the client's address: its packets are translated one by one.";
         XdpForwarded = "xdp_forwarded", "A packet was rewritten and sent out again by XDP.";
         XdpRefused = "xdp_refused", "A client was refused by XDP.";
         ReportLost = "report_lost", "A report of a watched packet found the ring buffer full: its reader is too slow.";

@@ -63,6 +63,8 @@ pub mod rewrite;
 pub mod route;
 pub mod sender;
 pub mod service;
+pub mod socket;
+pub mod socket_table;
 pub mod source_nat;
 pub mod source_range;
 pub mod tables;

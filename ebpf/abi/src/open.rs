@@ -141,6 +141,12 @@ pub fn choose<A: Address, T: Tables<A>>(
     }
 }
 
+/// Whether the answer of [`choose`] depends on the client's address.
+#[inline(always)]
+pub const fn asks_for_client(service: &ServiceEntry) -> bool {
+    service.flags & flags::SOURCE_RANGES != 0 || service.affinity_seconds != 0
+}
+
 /// What becomes of a client that no backend may serve. As kube-proxy has it, one from beyond the cluster is not told
 /// that it came to the wrong node: what sends it here is about to learn that, and the client tries again.
 #[inline(always)]

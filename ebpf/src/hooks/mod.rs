@@ -1,6 +1,11 @@
 //! The entry points, one file a hook.
 
 mod pod_egress;
+mod socket_connect;
+mod socket_peer;
+mod socket_receive;
+mod socket_release;
+mod socket_send;
 mod uplink_ingress;
 mod xdp_pass;
 mod xdp_uplink;

@@ -1,0 +1,475 @@
+//! The decisions on sockets, over maps of plain memory.
+
+use std::{cell::RefCell, collections::HashMap, ops::RangeInclusive};
+
+use portolan_abi::{
+    address::{Address, V4, V6},
+    affinity::{AffinityEntry, AffinityKey},
+    backend::{Backend, class, offers, state},
+    bytes::Be16,
+    choice::{ChoiceLine, Load, Place},
+    drop_reason::{DropReason, Event},
+    flow::{Bucket, Meta},
+    outcome::{Action, Outcome},
+    protocol::{TCP, UDP},
+    service::{ChoiceTable, ServiceEntry, ServiceKey, flags, table},
+    socket::{self, Wish},
+    socket_table::{self, End, SocketBucket, Sockets, Translation, WAYS},
+    tables::Tables,
+};
+
+const VIP: V4 = V4::from_octets([10, 96, 0, 1]);
+const NODE: V4 = V4::from_octets([10, 89, 0, 11]);
+const PORT: Be16 = Be16::new(80);
+const NODE_PORT: Be16 = Be16::new(30_080);
+
+/// One bucket, as its single user sees it.
+#[derive(Default)]
+struct Memory(RefCell<SocketBucket>);
+
+impl Sockets for &Memory {
+    fn owner(&self, way: u32) -> u64 {
+        self.0.borrow().owners[way as usize]
+    }
+
+    fn claim(&self, way: u32, owner: u64) -> bool {
+        let free = self.owner(way) == 0;
+        if free {
+            self.set_owner(way, owner);
+        }
+        free
+    }
+
+    fn set_owner(&self, way: u32, owner: u64) {
+        self.0.borrow_mut().owners[way as usize] = owner;
+    }
+
+    fn frontend(&self, way: u32) -> End {
+        let translation = self.0.borrow().translations[way as usize];
+        End {
+            address: translation.frontend,
+            port: translation.frontend_port,
+        }
+    }
+
+    fn backend(&self, way: u32) -> End {
+        let translation = self.0.borrow().translations[way as usize];
+        End {
+            address: translation.backend,
+            port: translation.backend_port,
+        }
+    }
+
+    fn id(&self, way: u32) -> u32 {
+        self.0.borrow().translations[way as usize].id
+    }
+
+    fn kind(&self, way: u32) -> u32 {
+        self.0.borrow().translations[way as usize].kind
+    }
+
+    fn write(&self, way: u32, translation: &Translation) {
+        self.0.borrow_mut().translations[way as usize] = *translation;
+    }
+}
+
+/// Sockets have no flows.
+#[derive(Clone, Copy)]
+struct NoBucket;
+
+impl Bucket<V4> for NoBucket {
+    fn meta(&self, _: u32) -> Meta {
+        unreachable!("sockets have no flows")
+    }
+    fn client(&self, _: u32) -> V4 {
+        unreachable!("sockets have no flows")
+    }
+    fn frontend(&self, _: u32) -> V4 {
+        unreachable!("sockets have no flows")
+    }
+    fn exchange(&self, _: u32, _: Meta, _: Meta) -> bool {
+        unreachable!("sockets have no flows")
+    }
+    fn try_lock(&self) -> bool {
+        unreachable!("sockets have no flows")
+    }
+    fn unlock(&self) {
+        unreachable!("sockets have no flows")
+    }
+    fn publish(&self, _: u32, _: Meta) {
+        unreachable!("sockets have no flows")
+    }
+    fn write(&self, _: u32, _: V4, _: V4) {
+        unreachable!("sockets have no flows")
+    }
+}
+
+/// Services whose backends are 10.244.1.ID:8080.
+struct Model {
+    services: HashMap<ServiceKey<V4>, ServiceEntry>,
+    lines: Vec<ChoiceLine>,
+    backends: Vec<Backend>,
+    connections: RefCell<Vec<u32>>,
+}
+
+impl Model {
+    fn new(count: u8) -> Self {
+        let backends = (0..count)
+            .map(|last| Backend {
+                address: V4::from_octets([10, 244, 1, last]).words(),
+                port: Be16::new(8_080),
+                state: state::LIVE,
+                class: class::NODE,
+                ..Backend::default()
+            })
+            .collect();
+        Self {
+            services: HashMap::new(),
+            lines: Vec::new(),
+            backends,
+            connections: RefCell::default(),
+        }
+    }
+
+    /// A frontend whose flows go to these backends.
+    fn serve(&mut self, address: V4, port: Be16, protocol: u8, flags: u32, ids: &[u32]) {
+        let mut entry = ServiceEntry {
+            id: 7,
+            flags,
+            ..ServiceEntry::default()
+        };
+        if !ids.is_empty() {
+            let mut line = ChoiceLine::default();
+            for (lane, id) in line.backends.iter_mut().zip(ids.iter().cycle()) {
+                *lane = *id;
+            }
+            entry.tables[table::PREFERRED] = ChoiceTable {
+                first_line: u32::try_from(self.lines.len()).expect("a few"),
+                lines: 1,
+            };
+            self.lines.push(line);
+        }
+        self.services
+            .insert(ServiceKey::new(address, port, protocol), entry);
+    }
+
+    fn web(ids: &[u32]) -> Self {
+        let mut model = Self::new(8);
+        for protocol in [TCP, UDP] {
+            model.serve(VIP, PORT, protocol, 0, ids);
+            model.serve(
+                NODE,
+                NODE_PORT,
+                protocol,
+                flags::EXTERNAL | flags::NODE_PORT,
+                ids,
+            );
+        }
+        model
+    }
+}
+
+impl Tables<V4> for Model {
+    type Bucket = NoBucket;
+
+    fn seed(&self) -> u64 {
+        99
+    }
+    fn now(&self) -> u64 {
+        0
+    }
+    fn node_address(&self) -> V4 {
+        NODE
+    }
+    fn flows(&self, _: u64) -> Option<NoBucket> {
+        None
+    }
+    fn source_nat(&self, _: u32) -> Option<NoBucket> {
+        None
+    }
+    fn service(&self, key: &ServiceKey<V4>) -> Option<&ServiceEntry> {
+        self.services.get(key)
+    }
+    fn choice(&self, place: Place) -> Option<u32> {
+        let line = self.lines.get(place.line as usize)?;
+        Some(line.backends[place.lane as usize])
+    }
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(id as usize)
+    }
+    fn away(&self, _: u32) -> u32 {
+        0
+    }
+    fn load(&self, _: u32) -> Option<Load> {
+        None
+    }
+    fn add_connection(&self, backend: u32) {
+        self.connections.borrow_mut().push(backend);
+    }
+    fn is_in_ranges(&self, _: u32, _: V4) -> bool {
+        unreachable!("the client is not known")
+    }
+    fn affinity(&self, _: &AffinityKey) -> Option<AffinityEntry> {
+        unreachable!("the client is not known")
+    }
+    fn set_affinity(&self, _: &AffinityKey, _: &AffinityEntry) {
+        unreachable!("the client is not known")
+    }
+}
+
+fn wish(cookie: u64, protocol: u8) -> Wish<V4> {
+    Wish {
+        cookie,
+        address: VIP,
+        port: PORT,
+        protocol,
+        is_of_node: false,
+    }
+}
+
+fn backend_end(id: u32) -> End {
+    let last = u8::try_from(id).expect("a few");
+    End {
+        address: V4::from_octets([10, 244, 1, last]).mapped(),
+        port: Be16::new(8_080),
+    }
+}
+
+fn frontend_end(address: V4, port: Be16) -> End {
+    End {
+        address: address.mapped(),
+        port,
+    }
+}
+
+fn owned(memory: &Memory) -> usize {
+    let bucket = memory.0.borrow();
+    bucket.owners.iter().filter(|owner| **owner != 0).count()
+}
+
+fn forwarded(outcome: Outcome) -> u32 {
+    assert_eq!(outcome.action(), Action::Forward, "{outcome:?}");
+    outcome.number()
+}
+
+#[test]
+fn a_connection_is_known_by_its_frontend_until_the_socket_is_released() {
+    for protocol in [TCP, UDP] {
+        let (model, memory) = (Model::web(&[3]), Memory::default());
+        let outcome = socket::connect(&wish(5, protocol), &&memory, &model);
+        assert_eq!((forwarded(outcome), outcome.is_opened()), (3, true));
+        let known = |cookie, end| socket::known_as(cookie, end, true, &&memory);
+        assert_eq!(known(5, backend_end(3)), Some(frontend_end(VIP, PORT)));
+        assert_eq!(known(5, backend_end(2)), None);
+        assert_eq!(known(6, backend_end(3)), None);
+        socket_table::release(&&memory, 6);
+        assert_eq!(owned(&memory), 1);
+        socket_table::release(&&memory, 5);
+        assert_eq!(owned(&memory), 0);
+        assert_eq!(known(5, backend_end(3)), None);
+    }
+}
+
+#[test]
+fn nobody_to_serve_is_a_refusal_and_no_service_is_none_of_ours() {
+    let (model, memory) = (Model::web(&[]), Memory::default());
+    let refused = Outcome::refuse(DropReason::NoBackend, 7);
+    assert_eq!(socket::connect(&wish(5, TCP), &&memory, &model), refused);
+    assert_eq!(socket::send(&wish(5, UDP), &&memory, &model), refused);
+    let elsewhere = Wish {
+        port: Be16::new(81),
+        ..wish(5, TCP)
+    };
+    assert_eq!(socket::connect(&elsewhere, &&memory, &model), Outcome::PASS);
+    assert_eq!(owned(&memory), 0);
+}
+
+#[test]
+fn a_datagram_socket_stays_with_its_backend_until_that_is_gone() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    let first = socket::send(&wish(5, UDP), &&memory, &model);
+    assert_eq!((forwarded(first), first.is_opened()), (1, true));
+    // The service prefers others by now, but 1 still takes what it is sent.
+    model.serve(VIP, PORT, UDP, 0, &[2]);
+    let second = socket::send(&wish(5, UDP), &&memory, &model);
+    assert_eq!((forwarded(second), second.is_opened()), (1, false));
+    for gone in [state::REMOVED, state::GONE] {
+        let (mut model, memory) = (Model::web(&[1]), Memory::default());
+        socket::send(&wish(5, UDP), &&memory, &model);
+        model.backends[1].state = gone;
+        model.serve(VIP, PORT, UDP, 0, &[2]);
+        for opened in [true, false] {
+            let outcome = socket::send(&wish(5, UDP), &&memory, &model);
+            assert_eq!((forwarded(outcome), outcome.is_opened()), (2, opened));
+        }
+        assert_eq!(owned(&memory), 1, "the dead backend's place is used again");
+        model.services.clear();
+        model.backends[2].state = gone;
+        assert_eq!(socket::send(&wish(5, UDP), &&memory, &model), Outcome::PASS);
+    }
+}
+
+#[test]
+fn connecting_again_replaces_the_connection_and_leaves_datagrams_alone() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    let other = V4::from_octets([10, 96, 0, 2]);
+    model.serve(other, PORT, UDP, 0, &[2]);
+    let to_other = Wish {
+        address: other,
+        ..wish(5, UDP)
+    };
+    socket::send(&to_other, &&memory, &model);
+    forwarded(socket::connect(&wish(5, UDP), &&memory, &model));
+    assert_eq!(
+        socket::known_as(5, backend_end(2), true, &&memory),
+        None,
+        "no peer"
+    );
+    assert_eq!(
+        socket::known_as(5, backend_end(2), false, &&memory),
+        Some(frontend_end(other, PORT))
+    );
+    for _ in 0..2 * WAYS {
+        forwarded(socket::connect(&wish(5, UDP), &&memory, &model));
+        assert_eq!(owned(&memory), 2);
+    }
+    let direct = Wish {
+        address: V4::from_octets([10, 244, 1, 1]),
+        port: Be16::new(8_080),
+        ..wish(5, UDP)
+    };
+    assert_eq!(socket::connect(&direct, &&memory, &model), Outcome::PASS);
+    assert_eq!(
+        socket::known_as(5, backend_end(1), true, &&memory),
+        None,
+        "what it is connected to now, it knows by its own name"
+    );
+    assert_eq!(owned(&memory), 1);
+}
+
+#[test]
+fn a_dead_connection_does_not_fill_the_bucket_of_a_socket_that_sends_datagrams() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    forwarded(socket::connect(&wish(5, UDP), &&memory, &model));
+    let outcome = socket::send(&wish(5, UDP), &&memory, &model);
+    assert_eq!((forwarded(outcome), outcome.is_opened()), (1, false));
+    model.backends[1].state = state::GONE;
+    model.serve(VIP, PORT, UDP, 0, &[2]);
+    for _ in 0..2 * WAYS {
+        let outcome = socket::send(&wish(5, UDP), &&memory, &model);
+        assert_eq!(forwarded(outcome), 2);
+    }
+    assert_eq!(owned(&memory), 2);
+}
+
+#[test]
+fn what_finds_no_room_is_left_to_packets_and_overwrites_nothing() {
+    let (model, memory) = (Model::web(&[1]), Memory::default());
+    for cookie in 1..=u64::from(WAYS) {
+        forwarded(socket::connect(&wish(cookie, TCP), &&memory, &model));
+    }
+    let left = Outcome::PASS.with(Event::SocketLeftToPackets);
+    assert_eq!(socket::connect(&wish(99, TCP), &&memory, &model), left);
+    assert_eq!(socket::send(&wish(99, UDP), &&memory, &model), left);
+    for cookie in 1..=u64::from(WAYS) {
+        assert!(socket::known_as(cookie, backend_end(1), true, &&memory).is_some());
+    }
+    socket_table::release(&&memory, 3);
+    forwarded(socket::connect(&wish(99, TCP), &&memory, &model));
+}
+
+#[test]
+fn replies_that_two_frontends_could_have_sent_are_left_to_packets() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    let other = V4::from_octets([10, 96, 0, 2]);
+    model.serve(other, PORT, UDP, 0, &[1]);
+    forwarded(socket::send(&wish(5, UDP), &&memory, &model));
+    let to_other = Wish {
+        address: other,
+        ..wish(5, UDP)
+    };
+    assert_eq!(
+        socket::send(&to_other, &&memory, &model),
+        Outcome::PASS.with(Event::SocketLeftToPackets)
+    );
+    assert_eq!(owned(&memory), 1);
+}
+
+#[test]
+fn services_that_ask_for_the_clients_address_are_left_to_packets() {
+    let memory = Memory::default();
+    for (ranges, affinity_seconds) in [(flags::SOURCE_RANGES, 0), (0, 10)] {
+        let mut model = Model::web(&[1]);
+        for entry in model.services.values_mut() {
+            entry.flags |= ranges;
+            entry.affinity_seconds = affinity_seconds;
+        }
+        let left = Outcome::PASS.with(Event::SocketLeftToPackets);
+        assert_eq!(socket::connect(&wish(5, TCP), &&memory, &model), left);
+        assert_eq!(socket::send(&wish(5, UDP), &&memory, &model), left);
+    }
+}
+
+#[test]
+fn connections_to_backends_that_are_counted_are_counted() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    forwarded(socket::connect(&wish(5, TCP), &&memory, &model));
+    assert!(model.connections.borrow().is_empty());
+    model.backends[1].offers = offers::COUNTED;
+    forwarded(socket::connect(&wish(6, TCP), &&memory, &model));
+    assert_eq!(*model.connections.borrow(), [1]);
+}
+
+#[test]
+fn loopback_stands_for_the_node_only_in_the_nodes_namespace_and_only_at_node_ports() {
+    let (mut model, memory) = (Model::web(&[1]), Memory::default());
+    model.serve(NODE, PORT, TCP, flags::EXTERNAL, &[1]);
+    let loopback = V4::from_octets([127, 0, 0, 1]);
+    let of_pod = Wish {
+        address: loopback,
+        port: NODE_PORT,
+        ..wish(5, TCP)
+    };
+    let of_node = Wish {
+        is_of_node: true,
+        ..of_pod
+    };
+    assert_eq!(socket::connect(&of_pod, &&memory, &model), Outcome::PASS);
+    forwarded(socket::connect(&of_node, &&memory, &model));
+    assert_eq!(
+        socket::known_as(5, backend_end(1), true, &&memory),
+        Some(frontend_end(loopback, NODE_PORT))
+    );
+    let external = Wish {
+        port: PORT,
+        cookie: 6,
+        ..of_node
+    };
+    assert_eq!(socket::connect(&external, &&memory, &model), Outcome::PASS);
+}
+
+#[test]
+fn sockets_spread_evenly_over_backends() {
+    const BACKENDS: RangeInclusive<u32> = 1..=4;
+    let ids: Vec<u32> = BACKENDS.collect();
+    let (model, memory) = (Model::web(&ids), Memory::default());
+    let mut shares = [0_u32; 5];
+    for cookie in 1..=4_000 {
+        let outcome = socket::connect(&wish(cookie, TCP), &&memory, &model);
+        shares[forwarded(outcome) as usize] += 1;
+        socket_table::release(&&memory, cookie);
+    }
+    assert!(
+        shares[1..].iter().all(|share| (850..1_150).contains(share)),
+        "{shares:?}"
+    );
+}
+
+#[test]
+fn a_released_cookie_frees_a_way_that_was_left_half_written() {
+    let memory = Memory::default();
+    memory.0.borrow_mut().owners[2] = 5 | socket_table::WRITING;
+    socket_table::release(&&memory, 5);
+    assert_eq!(owned(&memory), 0);
+    assert_eq!(V6::default().unmapped(), None);
+}
