@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use portolan_dataplane::{model::Protocol, report::Filter};
 
 /// Runs a node's pods and routes their traffic.
@@ -82,12 +82,26 @@ pub struct RunArgs {
     /// Where Prometheus reads metrics, at /metrics; nowhere unless told, for example 127.0.0.1:10249
     #[arg(long)]
     pub metrics_address: Option<SocketAddr>,
+    /// Whether sockets of pods and of the node get their backend when they connect
+    #[arg(long, value_enum, default_value_t)]
+    pub socket_hooks: SocketHooks,
     /// CPUs that pods may ask for [default: all]
     #[arg(long)]
     pub capacity_cpu: Option<u64>,
     /// Bytes of memory that pods may ask for [default: all]
     #[arg(long)]
     pub capacity_memory: Option<u64>,
+}
+
+/// Whether sockets get their backend when they connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SocketHooks {
+    /// Where the kernel and the control groups can: those of a node that is a network namespace among others must be its
+    /// own (--cgroup-root), or its processes' packets are translated one by one.
+    Auto,
+    /// No: every packet is translated by itself.
+    #[default]
+    Off,
 }
 
 /// What the queries need to know.

@@ -98,6 +98,15 @@ fn head_line(status: &Value) -> String {
     )
 }
 
+fn sockets_words(sockets: &Value) -> String {
+    let state = text(&sockets["state"]);
+    match state.as_str() {
+        "attached" => format!("attached to {}", text(&sockets["cgroup"])),
+        "unavailable" => format!("unavailable: {}", text(&sockets["reason"])),
+        _ => state,
+    }
+}
+
 fn status_text(status: &Value) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
@@ -115,6 +124,7 @@ fn status_text(status: &Value) -> String {
     line("generation", text(&status["generation"]));
     line("XDP", text(&status["xdp"]));
     line("tc", text(&status["tc"]));
+    line("sockets", sockets_words(&status["sockets"]));
     let adopted = text(&status["adopted"]);
     line(
         "adopted",
@@ -384,7 +394,7 @@ mod tests {
     fn status_names_what_was_adopted() {
         let status = json!({
             "node": "n1", "pid": 7, "connected": false, "generation": 42, "xdp": "native",
-            "tc": "clsact", "adopted": 12, "adoption_ms": 84, "pods": []
+            "tc": "clsact", "sockets": {"state": "attached", "cgroup": "/sys/fs/cgroup"}, "adopted": 12, "adoption_ms": 84, "pods": []
         });
         let shown = status_text(&status);
         assert!(
@@ -393,5 +403,9 @@ mod tests {
         );
         assert!(shown.contains("not connected"), "{shown}");
         assert!(shown.contains("tc            clsact"), "{shown}");
+        assert!(
+            shown.contains("sockets       attached to /sys/fs/cgroup"),
+            "{shown}"
+        );
     }
 }

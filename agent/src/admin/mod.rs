@@ -19,7 +19,7 @@ mod server;
 pub use client::{AdminClientError, ask, follow};
 pub use server::{AdminServer, AdminServerError, Answers};
 
-use crate::pod::PodSnapshot;
+use crate::{pod::PodSnapshot, run::SocketState};
 
 /// Where an agent listens.
 pub fn socket_path(state_dir: &std::path::Path) -> PathBuf {
@@ -92,6 +92,8 @@ pub struct AgentStatus {
     pub xdp: XdpMode,
     /// How the tc programs are attached.
     pub tc: TcMode,
+    /// What became of the socket hooks.
+    pub sockets: SocketState,
     /// Whether the control plane's routes are being followed right now.
     pub connected: bool,
     /// The history that `generation` counts in.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use super::{AgentRecord, watching};
+use super::{AgentRecord, SocketState, watching};
 use crate::{
     admin::{AgentStatus, Answers, Request, ServiceReport},
     errors::chain,
@@ -28,6 +28,7 @@ pub struct NodeAnswers {
     pub manager: Arc<Manager>,
     pub xdp: XdpMode,
     pub tc: TcMode,
+    pub sockets: SocketState,
 }
 
 #[async_trait]
@@ -94,6 +95,7 @@ impl NodeAnswers {
             adoption_ms: u64::try_from(adoption.elapsed.as_millis()).unwrap_or(u64::MAX),
             xdp: self.xdp,
             tc: self.tc,
+            sockets: self.sockets.clone(),
             connected: routes.connected,
             epoch: routes.epoch,
             generation: routes.generation,

@@ -27,6 +27,7 @@ mod answers;
 mod peers;
 mod record;
 mod reports;
+mod sockets;
 mod watching;
 
 use crate::{
@@ -50,6 +51,7 @@ use crate::{
 use answers::NodeAnswers;
 use peers::Surroundings;
 pub use record::{AgentRecord, default_pin_dir, forget_pod_cidrs};
+pub use sockets::SocketState;
 
 /// Inputs that may wait for the reporter, which never blocks for long.
 const REPORTER_DEPTH: usize = 1024;
@@ -68,6 +70,13 @@ struct Prepared {
     dataplane: DataplaneThread,
 }
 
+/// How the dataplane's programs are attached.
+struct Attached {
+    xdp: XdpMode,
+    tc: TcMode,
+    sockets: SocketState,
+}
+
 /// Runs the agent until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     preflight(&args)?;
@@ -77,7 +86,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
     let (
-        (xdp, tc),
+        Attached { xdp, tc, sockets },
         Pods {
             channels,
             manager,
@@ -88,6 +97,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         uplink = node.args.uplink,
         ?xdp,
         ?tc,
+        ?sockets,
         "the dataplane is attached"
     );
     detach_strays(&node, &network).await;
@@ -101,6 +111,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         manager: Arc::clone(&manager),
         xdp,
         tc,
+        sockets,
     };
     let answers = Arc::new(answers);
     let admin = AdminServer::bind(&node.args.state_dir)?;
@@ -139,7 +150,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 /// Everything that pods and routes stand on.
-async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<(XdpMode, TcMode)>)> {
+async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)> {
     let record = AgentRecord::of(&args);
     record.save(&args.state_dir)?;
     let network = NodeNetwork::open(&args.uplink)
@@ -321,7 +332,7 @@ async fn pod_cidrs(
 fn open_dataplane(
     args: &RunArgs,
     record: &AgentRecord,
-) -> anyhow::Result<(DataplaneThread, Opening<(XdpMode, TcMode)>)> {
+) -> anyhow::Result<(DataplaneThread, Opening<Attached>)> {
     bpffs::ensure(&record.pin_dir)?;
     let mut config = portolan_dataplane::Config::new(
         args.ebpf_object.clone(),
@@ -330,11 +341,13 @@ fn open_dataplane(
     );
     config.masquerade = args.masquerade;
     let uplink = args.uplink.clone();
+    let hooks = sockets::prepare(args.socket_hooks, &record.cgroup_root);
     let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;
         let xdp = dataplane.attach_uplink(&uplink)?;
         let tc = dataplane.tc_mode();
-        Ok((dataplane, (xdp, tc)))
+        let sockets = sockets::settle(&mut dataplane, hooks)?;
+        Ok((dataplane, Attached { xdp, tc, sockets }))
     });
     Ok(started?)
 }

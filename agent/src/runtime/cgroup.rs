@@ -34,6 +34,20 @@ fn mount_points(mounts: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Where the hierarchy of version 2 is mounted, beside those of version 1 or alone.
+pub fn unified() -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(unified_of(&mounts))
+}
+
+fn unified_of(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let point = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(point))
+    })
+}
+
 /// The folders of `group` in every hierarchy that has it.
 fn folders(group: &Path) -> io::Result<Vec<PathBuf>> {
     let relative = group.strip_prefix("/").unwrap_or(group);
@@ -179,6 +193,9 @@ mod tests {
                 PathBuf::from("/sys/fs/cgroup/unified")
             ]
         );
+        let unified = PathBuf::from("/sys/fs/cgroup/unified");
+        assert_eq!(unified_of(mounts), Some(unified));
+        assert_eq!(unified_of("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0"), None);
     }
 
     #[test]
