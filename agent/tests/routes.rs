@@ -15,7 +15,9 @@ use portolan_agent::{
 };
 use portolan_dataplane::{
     Error, Observed, PodInterface, Swept,
-    model::{DropCount, EventCount, Flow, Locality, Service, ServiceCounters, ServiceName},
+    model::{
+        DropCount, EventCount, Flow, Locality, Protocol, Service, ServiceCounters, ServiceName,
+    },
     report::PacketReport,
 };
 use portolan_wire::v1::{
@@ -110,7 +112,11 @@ impl Maps for FakeMaps {
     }
 
     fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
-        Ok(Vec::new())
+        let services = self.state().services.values().cloned().collect::<Vec<_>>();
+        Ok(services
+            .into_iter()
+            .map(|service| (service, ServiceCounters::default()))
+            .collect())
     }
 
     fn flows(&self) -> Result<Vec<Flow>, Error> {
@@ -401,6 +407,27 @@ async fn the_stored_table_serves_until_control_speaks_and_then_leftovers_go() {
         .expect("no panic");
     let stored = TableStore::new(state.path()).load().expect("on disk");
     assert_eq!((stored.generation, stored.services.len()), (4, 2));
+}
+
+/// An agent that is killed before the disk has heard of the last change must not take that change back.
+#[tokio::test]
+async fn the_maps_are_not_set_back_to_a_stored_table() {
+    let (mut control, maps) = (Control::start().await, FakeMaps::default());
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut table = Table::default();
+    table.apply(snapshot(3, &["web"])).expect("applied");
+    let newer = Service::new(ServiceName("web".to_owned()), Protocol::Udp);
+    maps.clone().upsert(&newer).expect("upserted");
+    let protocol = || maps.state().services[&newer.name].protocol;
+
+    let follower = control.follower(state.path(), &maps, Some(table)).await;
+    assert_eq!(protocol(), Protocol::Udp, "as the maps had it");
+    tokio::spawn(follower.run());
+    let mut session = control.session().await;
+    session.hello().await;
+    session.send(delta(3, 3, &[], &[])).await;
+    session.ack().await;
+    assert_eq!(protocol(), Protocol::Tcp, "as the cluster says");
 }
 
 #[tokio::test]

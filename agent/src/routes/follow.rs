@@ -93,7 +93,10 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Puts the stored table into the maps.
+    /// Puts what the maps lack of the stored table into them.
+    ///
+    /// Maps outlive an agent, and the disk hears of a change after them: what the maps hold may be newer than the
+    /// stored table, never older. After a boot they are empty, and all of the table goes in.
     pub async fn start(
         config: FollowConfig,
         dataplane: DataplaneThread,
@@ -111,8 +114,16 @@ impl Follower {
             is_pruned: false,
             needs_snapshot: false,
         };
+        let held = follower.dataplane.call(|maps| maps.services()).await?;
+        let held: BTreeSet<ServiceName> = held
+            .inspect_err(|error| tracing::error!(error = %chain(error), "the maps can't be read"))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(service, _)| service.name)
+            .collect();
+        let named = follower.table.services.keys();
         let change = Change {
-            upserted: follower.table.services.keys().cloned().collect(),
+            upserted: named.filter(|name| !held.contains(name)).cloned().collect(),
             ..Change::default()
         };
         follower.write(&change).await?;
@@ -231,7 +242,11 @@ impl Follower {
             self.table.epoch.clear();
             self.needs_snapshot = false;
         }
-        let change = self.table.apply(update)?;
+        let mut change = self.table.apply(update)?;
+        if !self.is_pruned {
+            // What the maps held when this agent started is replaced now that the table is the cluster's.
+            change.upserted.extend(self.table.services.keys().cloned());
+        }
         let mut errors: Vec<String> = change.rejected.iter().map(ToString::to_string).collect();
         errors.extend(self.write(&change).await?);
         if !self.is_pruned {
