@@ -1,9 +1,13 @@
 //! Looking into pods: logs and commands in containers.
 
-use std::process::Stdio;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use portolan_tests::Cluster;
+use portolan_tests::{Cluster, wait_for};
 use serde_json::json;
 
 use crate::{commands::pod, life::Stage};
@@ -36,11 +40,11 @@ pub fn logs_show_what_containers_write(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
     let script = "i=0; while [ $i -lt 5 ]; do echo line $i; i=$((i+1)); done; echo oops >&2; exec /tools/busybox sleep 600";
     with_shell(&cluster, "talker", &["sh", "-c", script])?;
-    let all = cluster.kubectl(&["logs", "talker"])?;
-    ensure!(
-        all == "line 0\nline 1\nline 2\nline 3\nline 4\noops\n",
-        "{all}"
-    );
+    wait_for("all that it wrote", Duration::from_secs(10), || {
+        let all = cluster.kubectl(&["logs", "talker"])?;
+        let whole = all == "line 0\nline 1\nline 2\nline 3\nline 4\noops\n";
+        Ok(if whole { Ok(()) } else { Err(all) })
+    })?;
     let tail = cluster.kubectl(&["logs", "talker", "--tail=1"])?;
     ensure!(tail == "oops\n", "{tail}");
     let stamped = cluster.kubectl(&["logs", "talker", "--tail=1", "--timestamps"])?;
@@ -56,10 +60,14 @@ pub fn logs_show_what_containers_write(stage: &Stage) -> Result<()> {
     ensure!(missing.stderr.contains(expected), "{missing:?}");
     let mut following = cluster
         .kubectl_command()
-        .args(["logs", "-f", "talker", "--tail=0"])
+        .args(["logs", "-f", "talker", "--tail=1"])
         .stdout(Stdio::piped())
         .spawn()
         .context("run kubectl logs -f")?;
+    let mut line = String::new();
+    let stdout = following.stdout.take().context("a pipe")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    ensure!(line == "oops\n", "{line}");
     cluster.kubectl(&["delete", "pod", "talker"])?;
     let status = following.wait().context("the container's end ends it")?;
     ensure!(status.success(), "{status}");
@@ -106,7 +114,7 @@ pub fn exec_runs_commands(stage: &Stage) -> Result<()> {
 
     // script(1) gives kubectl a terminal of its own.
     let words = "stty rows 33 cols 77; kubectl exec -it host -- /tools/busybox sh -c \
-                 'echo $TERM; /tools/busybox stty size; /tools/busybox ps -o comm,tty | grep sh'";
+                 'echo $TERM; /tools/busybox stty size'";
     let mut script = std::process::Command::new("script");
     script
         .args(["-qec", words, "/dev/null"])
