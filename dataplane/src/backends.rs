@@ -229,6 +229,8 @@ pub enum Place {
     Neighbour,
     /// Behind the uplink, and this node is its way to every client.
     Gateway,
+    /// Behind the uplink, on a node with this address that answers clients by itself.
+    Direct(IpAddr),
 }
 
 impl Place {
@@ -238,6 +240,7 @@ impl Place {
             Self::Stack => delivery::STACK,
             Self::Neighbour => delivery::NEIGHBOUR,
             Self::Gateway => delivery::GATEWAY,
+            Self::Direct(_) => delivery::DIRECT,
         }
     }
 
@@ -247,6 +250,9 @@ impl Place {
             entry.interface = pod.interface;
             entry.pod_mac = pod.pod_mac;
             entry.host_mac = pod.host_mac;
+        }
+        if let Self::Direct(node) = self {
+            entry.node = words(*node);
         }
     }
 }
@@ -270,6 +276,19 @@ pub fn set_place(maps: &Maps, id: u32, place: &Place) {
                     .store(byte, Ordering::Release);
             }
         }
+    }
+    if let Place::Direct(node) = place {
+        let [first, second] = words(*node);
+        let at = offset_of!(Backend, node);
+        let word = |offset| maps.backends.word(id, offset);
+        if word(at).load(Ordering::Relaxed) != first
+            || word(at + 8).load(Ordering::Relaxed) != second
+        {
+            // Until the address is whole, packets go the other way.
+            delivery.store(delivery::NEIGHBOUR, Ordering::Release);
+        }
+        word(at).store(first, Ordering::Release);
+        word(at + 8).store(second, Ordering::Release);
     }
     delivery.store(place.delivery(), Ordering::Release);
 }
@@ -295,10 +314,14 @@ fn words(address: IpAddr) -> [u64; 2] {
 
 /// The address of a backend's entry.
 pub fn address(entry: &Backend) -> IpAddr {
-    if entry.family == 4 {
-        IpAddr::from(V4::from_words(entry.address).octets())
+    from_words(entry.family, entry.address)
+}
+
+fn from_words(family: u8, words: [u64; 2]) -> IpAddr {
+    if family == 4 {
+        IpAddr::from(V4::from_words(words).octets())
     } else {
-        IpAddr::from(V6::from_words(entry.address).octets())
+        IpAddr::from(V6::from_words(words).octets())
     }
 }
 
@@ -317,6 +340,7 @@ pub fn model(maps: &Maps, id: u32) -> model::Backend {
         terminating: entry.terminating != 0,
         weight: maps.loads.get(id).weight,
         hinted_elsewhere: entry.offers & offers::HINTED_ELSEWHERE != 0,
+        node: (entry.delivery == delivery::DIRECT).then(|| from_words(entry.family, entry.node)),
         ..model::Backend::new(address(&entry), entry.port.get(), locality_of(entry.class))
     }
 }

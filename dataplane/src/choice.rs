@@ -12,7 +12,7 @@ use portolan_abi::{
 use crate::model::{
     Algorithm, Backend, Distribution,
     Locality::{self, Elsewhere, Node, Zone},
-    Service, TrafficPolicy,
+    ReturnPath, Service, TrafficPolicy,
 };
 
 /// The number of a locality in backends and counters.
@@ -74,7 +74,10 @@ pub fn members(service: &Service, backends: &[&Backend]) -> Members {
             }
         }
     }
-    if [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local) {
+    let has_local =
+        [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local);
+    // What another node sends here encapsulated stays here.
+    if has_local || service.return_path == ReturnPath::Direct {
         let is_here = |backend: &Backend| backend.locality == Node;
         tables[LOCAL_ONLY] = first_filled(
             backends,

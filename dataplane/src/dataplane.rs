@@ -122,7 +122,7 @@ impl Dataplane {
     /// Attaches XDP (native, else generic) and tcx to the uplink, which is looked up in the caller's namespace.
     pub fn attach_uplink(&mut self, interface: &str) -> Result<XdpMode, Error> {
         let index = index_of(interface)?;
-        self.set_uplink(index, transmits(self.config.transmit, interface, index));
+        self.set_uplink(interface, index)?;
         self.uplink = Some(interface.to_owned());
         self.programs.leave_other_uplinks(index)?;
         if self.config.ways.tcx {
@@ -150,9 +150,13 @@ impl Dataplane {
         self.programs.tc_mode()
     }
 
-    fn set_uplink(&self, index: u32, transmits: bool) {
+    fn set_uplink(&self, interface: &str, index: u32) -> Result<(), Error> {
+        let transmits = transmits(self.config.transmit, interface, index);
+        let mtu = sys::mtu_of(interface)
+            .map_err(|error| failed("read MTU of", Path::new(interface), error))?;
         let word = |offset| self.maps.config.half(0, offset);
         word(offset_of!(NodeConfig, uplink)).store(index, Ordering::Release);
+        word(offset_of!(NodeConfig, uplink_mtu)).store(mtu, Ordering::Release);
         // The other flags are others' to set.
         let flags = word(offset_of!(NodeConfig, flags));
         if transmits {
@@ -160,6 +164,7 @@ impl Dataplane {
         } else {
             flags.fetch_and(!flags::XDP_TRANSMIT, Ordering::Release);
         }
+        Ok(())
     }
 
     /// Detaches from the uplink, if there is one.
@@ -322,7 +327,7 @@ impl Dataplane {
         self.ender.end_dead(&self.maps);
         if let Some(interface) = &self.uplink {
             let index = index_of(interface)?;
-            self.set_uplink(index, transmits(self.config.transmit, interface, index));
+            self.set_uplink(interface, index)?;
         }
         Ok(Swept {
             live: census.live,

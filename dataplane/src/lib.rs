@@ -44,6 +44,13 @@
 //! veth they are complete when the peer does not offload them ([`offload_checksums`]). Without either, everything works,
 //! by tcx.
 //!
+//! # Straight return
+//! With [`model::ReturnPath::Direct`], what clients beyond the cluster send to a backend of another node is encapsulated to
+//! that node ([`model::Backend::node`]; IP in IP, IPv6 in IPv6), which takes it from nodes of [`Dataplane::set_networks`]
+//! only, chooses among its own backends, and answers the client as the frontend. What the outer header makes too long for
+//! the uplink is answered by "fragmentation needed" or "packet too big". The first node keeps a slot a flow, so that a flow
+//! stays where it is when the tables change; a slot that was lost is made again by the same hash.
+//!
 //! # Kernels without tcx
 //! Where a kernel has no tcx (before 6.6), the same programs are filters of a clsact qdisc, replaced as atomically; the log
 //! says so once, [`Dataplane::tc_mode`] always. Before 5.18, XDP takes no packets that lie in several buffers.

@@ -3,7 +3,8 @@
 mod support;
 
 use std::{
-    net::UdpSocket,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -252,5 +253,56 @@ fn two_services_of_one_backend_are_told_apart_though_the_client_uses_one_port() 
             let answer = ask_from(&lab.client, Protocol::Tcp, (address(at), PORT));
             assert_eq!(answer.server, "local");
         }
+    }
+}
+
+#[test]
+fn flows_by_several_addresses_to_one_backend_from_one_port_are_told_apart() {
+    let mut lab = lab(Transmit::Never);
+    for protocol in PROTOCOLS {
+        let local = lab::LOCAL.map(|at| backend(at, Locality::Node)).to_vec();
+        lab.dataplane
+            .upsert(&service(protocol, local))
+            .expect("a valid service");
+    }
+    for family in 0..2 {
+        let ways = [
+            SocketAddr::from((address(CLUSTER[family]), PORT)),
+            SocketAddr::from((address(NODE[family]), NODE_PORT)),
+        ];
+        lab.client.enter(|| {
+            let own = address(lab::CLIENT[family]);
+            let socket = UdpSocket::bind((own, 5_556)).expect("the port is free");
+            socket
+                .set_read_timeout(Some(PATIENCE))
+                .expect("a time to wait");
+            let mut buffer = [0; 64];
+            for _ in 0..3 {
+                for way in ways {
+                    socket.send_to(b"hello", way).expect("it is sent");
+                    let (_, from) = socket.recv_from(&mut buffer).expect("it is answered");
+                    assert_eq!(from, way, "the reply comes from where the client knocked");
+                }
+            }
+        });
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        lab.client.enter(|| {
+            std::fs::write(range, "45100 45100").expect("a namespace's knobs can be set");
+            let mut streams = ways.map(|way| {
+                let stream = TcpStream::connect_timeout(&way, PATIENCE).expect("it connects");
+                assert_eq!(stream.local_addr().expect("it has one").port(), 45_100);
+                stream
+                    .set_read_timeout(Some(PATIENCE))
+                    .expect("a time to wait");
+                stream
+            });
+            for _ in 0..3 {
+                for stream in &mut streams {
+                    stream.write_all(b"hello").expect("it is sent");
+                    let read = stream.read(&mut [0; 64]).expect("it is answered");
+                    assert!(read > 0);
+                }
+            }
+        });
     }
 }

@@ -47,6 +47,7 @@ mod socket;
 mod socket_bucket;
 mod stages;
 mod tc;
+mod tunnel;
 mod uplink;
 mod watch;
 mod world;

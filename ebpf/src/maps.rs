@@ -30,6 +30,8 @@ use portolan_abi::{
     source_nat,
     source_range::{self, RangeMember},
     tables::Tables,
+    too_big::TooBig,
+    tunnel::Encapsulate,
 };
 
 use crate::{
@@ -87,7 +89,7 @@ static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 
 /// A family with its maps.
-pub trait Family: Echo + Refuse + OfSender {
+pub trait Family: Echo + Encapsulate + Refuse + OfSender + TooBig {
     /// A bucket of its flow tables.
     type Bucket: Bucket<Self>;
 

@@ -40,6 +40,13 @@ pub fn interface(context: &TcContext) -> u32 {
     unsafe { (*context.skb.skb).ifindex }
 }
 
+/// The size of the segments that the kernel will cut the packet into; 0 if it will not.
+#[inline(always)]
+pub fn segment_size(context: &TcContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    unsafe { (*context.skb.skb).gso_size }
+}
+
 /// Makes the headers readable; false if the packet has none.
 #[inline(always)]
 pub fn pull_headers(context: &TcContext) -> bool {
@@ -50,6 +57,26 @@ pub fn pull_headers(context: &TcContext) -> bool {
     };
     // SAFETY: the context is the program's own.
     unsafe { bpf_skb_pull_data(context.as_ptr().cast(), length) == 0 }
+}
+
+/// Writes a value into a packet.
+#[inline(always)]
+pub fn store<T>(context: &TcContext, offset: usize, value: &T) -> Result<(), DropReason> {
+    // SAFETY: the value is readable for its size; the helper checks the offset.
+    let result = unsafe {
+        bpf_skb_store_bytes(
+            context.as_ptr().cast(),
+            offset as u32,
+            core::ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
 }
 
 /// Where a packet's checksum and ports lie, and how its checksum is to be changed: for addresses, then for ports.

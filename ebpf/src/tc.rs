@@ -21,7 +21,7 @@ use portolan_abi::{
 use crate::{
     count,
     maps::{self, Family, Maps},
-    skb,
+    skb, tunnel,
     watch::{self, Watched},
     world,
 };
@@ -38,8 +38,8 @@ pub fn handle(context: &TcContext, hook: Hook) -> i32 {
         return PASS;
     };
     let verdict = match ether_type {
-        ETHER_V4 => family::<V4>(context, hook),
-        ETHER_V6 => family::<V6>(context, hook),
+        ETHER_V4 => family::<V4>(context, arrival::<V4>(context, hook)),
+        ETHER_V6 => family::<V6>(context, arrival::<V6>(context, hook)),
         _ => return PASS,
     };
     match verdict {
@@ -78,7 +78,7 @@ where
     let mut rewrite = Rewrite::unchanged(&packet);
     let outcome = route(&packet, hook, &maps, &mut rewrite);
     let verdict = match outcome.action() {
-        Action::Forward => to_backend(context, &packet, outcome, maps, &mut rewrite),
+        Action::Forward => to_backend(context, &packet, (outcome, hook), maps, &mut rewrite),
         Action::Reply => {
             if let Some(backend) = maps::backend(outcome.number()) {
                 count::forwarded(backend, &packet);
@@ -102,6 +102,16 @@ where
     };
     watch::tc(config, &packet, &rewrite, outcome, place, verdict);
     verdict
+}
+
+/// Where a packet is taken to have been seen, without the outer header that another node may have given it.
+#[inline(always)]
+fn arrival<A: Family>(context: &TcContext, hook: Hook) -> Hook {
+    if hook == Hook::UPLINK && tunnel::decapsulate::<A>(context) {
+        Hook::TUNNEL
+    } else {
+        hook
+    }
 }
 
 /// A pod speaks for itself alone, whatever protocol it speaks.
@@ -159,7 +169,7 @@ where
 fn to_backend<A: Family>(
     context: &TcContext,
     packet: &Packet<A>,
-    outcome: Outcome,
+    (outcome, hook): (Outcome, Hook),
     maps: Maps,
     rewrite: &mut Rewrite<A>,
 ) -> Result<i32, DropReason> {
@@ -168,6 +178,9 @@ fn to_backend<A: Family>(
     };
     count::outcome(outcome, backend);
     count::forwarded(backend, packet);
+    if backend.delivery == delivery::DIRECT && hook.is_uplink() {
+        return Ok(tunnel::encapsulate(context, packet, backend, maps.config));
+    }
     rewrite.to_backend(
         packet,
         backend,

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use portolan_abi::{
     address::{V4, V6},
+    backend::delivery,
     bytes::Be16,
     config::{NodeConfig, flags},
     drop_reason::Event,
@@ -21,6 +22,7 @@ use portolan_abi::{
 use crate::{
     count, hops,
     maps::{self, Family, Maps},
+    tunnel,
     watch::{self, Watched},
     xdp,
 };
@@ -89,6 +91,9 @@ fn to_backend<A: Family>(
     };
     // The flow has its slot now: should no next hop be known yet, tcx forwards the packet as one of a known flow.
     count::outcome(outcome, backend);
+    if backend.delivery == delivery::DIRECT {
+        return tunnel::transmit(context, packet, backend, config);
+    }
     rewrite.to_backend(packet, backend, outcome.port(), A::node_address(config));
     transmit(context, packet, rewrite, outcome.number())
 }

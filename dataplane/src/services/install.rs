@@ -152,9 +152,15 @@ impl Services {
                 address,
                 port,
             };
-            let place = match (context.place)(address, backend) {
-                Place::Neighbour if service.return_path == ReturnPath::Gateway => Place::Gateway,
-                place => place,
+            let place = match ((context.place)(address, backend), service.return_path) {
+                (Place::Neighbour, ReturnPath::Gateway) => Place::Gateway,
+                (Place::Neighbour, ReturnPath::Direct) => {
+                    let node = backend
+                        .node
+                        .filter(|node| node.is_ipv4() == address.is_ipv4());
+                    node.map_or(Place::Neighbour, Place::Direct)
+                }
+                (place, _) => place,
             };
             let id =
                 backends.acquire(context.maps, identity, protocol, (backend, offers), &place)?;

@@ -65,6 +65,14 @@ pub fn index_of(interface: &str) -> io::Result<u32> {
     }
 }
 
+/// The longest packet that an interface takes, from the IP header on.
+pub fn mtu_of(interface: &str) -> io::Result<u32> {
+    let mut request = request(interface)?;
+    ioctl(libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: the call has filled this member in.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu }.unsigned_abs())
+}
+
 /// The MAC address of an interface.
 pub fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
     let mut request = request(interface)?;

@@ -10,7 +10,7 @@ mod netlink;
 pub use bpf::{
     Map, Plain, detach_link, link_cgroup, link_interface, plain, possible_cpus, replace_program,
 };
-pub use device::{driver, index_of, mac_of, name_of, offload_checksums};
+pub use device::{driver, index_of, mac_of, mtu_of, name_of, offload_checksums};
 pub use diag::end_sockets;
 pub use memory::Mapped;
 pub use netlink::peer_runs_xdp;

@@ -38,7 +38,9 @@ pub struct Backend {
     /// [`offers`].
     pub offers: u8,
     /// Zero.
-    pub reserved: [u8; 19],
+    pub reserved: [u8; 3],
+    /// For [`delivery::DIRECT`]: the address of its node, as [`Address::words`] gives it.
+    pub node: [u64; 2],
 }
 
 assert_layout!(
@@ -46,7 +48,7 @@ assert_layout!(
     size = 64,
     align = 64,
     fields = [
-        [u64; 2], Be16, u8, u8, u32, u32, u8, u8, u8, u8, [u8; 6], [u8; 6], u8, [u8; 19]
+        [u64; 2], Be16, u8, u8, u32, u32, u8, u8, u8, u8, [u8; 6], [u8; 6], u8, [u8; 3], [u64; 2]
     ]
 );
 
@@ -72,11 +74,13 @@ pub mod delivery {
     pub const NEIGHBOUR: u8 = 2;
     /// The same, and this node is on the backend's way to every client: packets keep their source, replies come back.
     pub const GATEWAY: u8 = 3;
+    /// Out of the uplink; packets of clients beyond the cluster go to its node as they are, which answers by itself.
+    pub const DIRECT: u8 = 4;
 
     /// Whether packets leave this node by the uplink.
     #[inline(always)]
     pub const fn leaves(delivery: u8) -> bool {
-        delivery == NEIGHBOUR || delivery == GATEWAY
+        delivery == NEIGHBOUR || delivery == GATEWAY || delivery == DIRECT
     }
 }
 

@@ -61,6 +61,8 @@ pub const fn is_local_only(entry: &ServiceEntry, origin: Origin) -> bool {
     let local = match origin {
         Origin::Pod => flags::INTERNAL_LOCAL,
         Origin::Uplink => flags::EXTERNAL_LOCAL,
+        // It has been here and there enough.
+        Origin::Tunnel => return true,
     };
     entry.flags & local != 0
 }

@@ -50,6 +50,7 @@ reasons! {
         TableBusy = "table_busy", "Another CPU held the flow's bucket for too long, and the flow cannot do without a slot.";
         RewriteFailed = "rewrite_failed", "The kernel refused to change the packet after part of it had been changed.";
         SpoofedSource = "spoofed_source", "A pod sent with a source address that is not its own.";
+        TooBig = "too_big", "A packet did not fit into the uplink with its outer header: the client got an ICMP error that says how long it may be.";
         RefusalFailed = "refusal_failed", "A reset or an ICMP error could not be made from the packet.";
     }
 }
@@ -61,6 +62,8 @@ reasons! {
         EvictedConfirmed = "evicted_confirmed", "A full bucket gave the slot of the longest idle live flow to a new flow.";
         ForwardedWithoutSlot = "forwarded_without_slot", "A packet was forwarded by hash alone because its bucket was busy.";
         SocketLeftToPackets = "socket_left_to_packets", "A socket had no room for another translation, or its service asks for the client's address: its packets are translated one by one.";
+        Encapsulated = "encapsulated", "A client's packet was sent as it is to the node of its backend.";
+        Decapsulated = "decapsulated", "A client's packet came from another node as the client had sent it.";
         XdpForwarded = "xdp_forwarded", "A packet was rewritten and sent out again by XDP.";
         XdpRefused = "xdp_refused", "A client was refused by XDP.";
         ReportLost = "report_lost", "A report of a watched packet found the ring buffer full: its reader is too slow.";

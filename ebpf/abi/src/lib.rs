@@ -69,6 +69,8 @@ pub mod source_nat;
 pub mod source_range;
 pub mod tables;
 pub mod tcp;
+pub mod too_big;
+pub mod tunnel;
 
 /// The version of every layout in this crate, kept in the first word of the node's configuration.
 pub const ABI_VERSION: u32 = 2;

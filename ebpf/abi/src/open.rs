@@ -42,7 +42,10 @@ pub fn open<A: Address, T: Stages<A>>(
         return Outcome::PASS;
     };
     let itself = backend.is_at(packet.source, backend.port);
-    let keeps_source = matches!(backend.delivery, delivery::PEER | delivery::GATEWAY);
+    let keeps_source = matches!(
+        backend.delivery,
+        delivery::PEER | delivery::GATEWAY | delivery::DIRECT
+    );
     let source_nat = itself
         || (hook.is_uplink() && !keeps_source)
         || (!hook.is_uplink() && is_beyond(backend, tables));
@@ -69,7 +72,11 @@ pub fn open<A: Address, T: Stages<A>>(
 /// Whether the packets of a flow leave the node by the uplink that its replies come back by.
 #[inline(always)]
 pub const fn is_transit(delivery: u8, source_nat: bool) -> bool {
-    delivery == delivery::GATEWAY || delivery == delivery::NEIGHBOUR && source_nat
+    match delivery {
+        delivery::GATEWAY | delivery::DIRECT => true,
+        delivery::NEIGHBOUR => source_nat,
+        _ => false,
+    }
 }
 
 /// Whether a backend is beyond the cluster, so that a pod's own address means nothing to it.
@@ -88,8 +95,19 @@ pub fn choose_for<A: Address, T: Tables<A>>(
     hook: Hook,
     tables: &T,
 ) -> Outcome {
-    let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
+    let address = frontend(packet, hook, tables);
+    let key = ServiceKey::new(address, packet.destination_port, packet.protocol);
     choose(packet.source, &key, hash, hook.origin(), tables)
+}
+
+/// The address that a client knocked at, as this node knows it: another node's node port is one of its own, too.
+#[inline(always)]
+fn frontend<A: Address, T: Tables<A>>(packet: &Packet<A>, hook: Hook, tables: &T) -> A {
+    if hook.is_tunnel() && tables.network(packet.destination) & kind::NODE != 0 {
+        tables.node_address()
+    } else {
+        packet.destination
+    }
 }
 
 /// Whether a service is concerned, and if so a backend for a client's new flow: [`Outcome::rechoose`] with its id.
@@ -105,7 +123,7 @@ pub fn choose<A: Address, T: Tables<A>>(
     let Some(service) = tables.service(key) else {
         return Outcome::PASS;
     };
-    if matches!(origin, Origin::Uplink) && service.flags & flags::EXTERNAL == 0 {
+    if !matches!(origin, Origin::Pod) && service.flags & flags::EXTERNAL == 0 {
         return Outcome::drop(DropReason::NotExternal);
     }
     if service.flags & flags::SOURCE_RANGES != 0
@@ -151,7 +169,10 @@ pub const fn asks_for_client(service: &ServiceEntry) -> bool {
 /// that it came to the wrong node: what sends it here is about to learn that, and the client tries again.
 #[inline(always)]
 fn nobody(service: &ServiceEntry, origin: Origin) -> Outcome {
-    if matches!(origin, Origin::Uplink) && service.tables[table::PREFERRED].lines != 0 {
+    // A refusal would go to the node that sent the packet on, not to the client.
+    let is_tunnel = matches!(origin, Origin::Tunnel);
+    let has_others = service.tables[table::PREFERRED].lines != 0;
+    if is_tunnel || (matches!(origin, Origin::Uplink) && has_others) {
         Outcome::drop(DropReason::NoLocalBackend)
     } else {
         Outcome::refuse(DropReason::NoBackend, service.id)

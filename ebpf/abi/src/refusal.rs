@@ -17,7 +17,7 @@ pub type Frame = [u8; LONGEST];
 /// A length that the frame has room for.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "lengths of headers")]
-const fn short(length: usize) -> u16 {
+pub(crate) const fn short(length: usize) -> u16 {
     length as u16
 }
 
@@ -64,7 +64,7 @@ pub const fn is_answerable<A>(packet: &Packet<A>) -> bool {
 }
 
 #[inline(always)]
-fn put<const N: usize>(frame: &mut Frame, at: usize, bytes: [u8; N]) {
+pub(crate) fn put<const N: usize>(frame: &mut Frame, at: usize, bytes: [u8; N]) {
     let mut index = 0;
     while index < N {
         frame[(at + index) & (LONGEST - 1)] = bytes[index];
@@ -74,7 +74,7 @@ fn put<const N: usize>(frame: &mut Frame, at: usize, bytes: [u8; N]) {
 
 // Not inlined, as the compiler would keep in registers, and then on the stack, what it has just written.
 #[inline(never)]
-fn sum_of(frame: &Frame, from: usize, to: usize) -> u64 {
+pub(crate) fn sum_of(frame: &Frame, from: usize, to: usize) -> u64 {
     let mut total = 0;
     let mut at = from;
     while at < to {
@@ -90,12 +90,12 @@ fn sum_of(frame: &Frame, from: usize, to: usize) -> u64 {
 /// What an IP header says of what follows it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Next(u32);
+pub(crate) struct Next(u32);
 
 impl Next {
     /// A protocol, and the length that the header has to say.
     #[inline(always)]
-    fn new(protocol: u8, length: u16) -> Self {
+    pub(crate) fn new(protocol: u8, length: u16) -> Self {
         Self(u32::from(protocol) << 16 | u32::from(length))
     }
 
@@ -106,12 +106,12 @@ impl Next {
 }
 
 /// Where an IP header goes: as the packet's own, or back to where the packet came from.
-const FORTH: u32 = 0;
-const BACK: u32 = 1;
+pub(crate) const FORTH: u32 = 0;
+pub(crate) const BACK: u32 = 1;
 
 // Not inlined: two headers with the same addresses would keep each of their bytes on the stack in between.
 #[inline(never)]
-fn put_v4(frame: &mut Frame, at: usize, packet: &Packet<V4>, way: u32, next: Next) {
+pub(crate) fn put_v4(frame: &mut Frame, at: usize, packet: &Packet<V4>, way: u32, next: Next) {
     let (source, destination) = ends(packet, way);
     let [_, protocol, high, low] = next.bytes();
     put(
@@ -126,7 +126,7 @@ fn put_v4(frame: &mut Frame, at: usize, packet: &Packet<V4>, way: u32, next: Nex
 }
 
 #[inline(never)]
-fn put_v6(frame: &mut Frame, at: usize, packet: &Packet<V6>, way: u32, next: Next) {
+pub(crate) fn put_v6(frame: &mut Frame, at: usize, packet: &Packet<V6>, way: u32, next: Next) {
     let (source, destination) = ends(packet, way);
     let [_, protocol, high, low] = next.bytes();
     put(frame, at, [0x60, 0, 0, 0, high, low, protocol, TTL]);

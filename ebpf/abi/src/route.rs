@@ -46,7 +46,7 @@ pub fn route<A: Address, T: Stages<A>>(
         Action::Rechoose => outcome.number(),
         _ => NOBODY,
     };
-    if leaves == NOBODY && !(to_node && hook.is_uplink()) {
+    if leaves == NOBODY && !(to_node && hook.is_uplink()) && !hook.is_tunnel() {
         // A pod that calls itself, or a client of an address that is not the node's own: rare, so looked for last.
         let known = tables.service(&crate::service::ServiceKey::new(
             packet.destination,

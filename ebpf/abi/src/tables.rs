@@ -22,6 +22,8 @@ pub enum Origin {
     Pod,
     /// It came in at the uplink.
     Uplink,
+    /// Another node sent it here, where its backend is.
+    Tunnel,
 }
 
 /// How a hook wants packets to be routed.
@@ -36,12 +38,16 @@ impl Hook {
     pub const UPLINK: Self = Self(1);
     /// The same, but it forwards only what leaves the node again, and must not touch any other flow.
     pub const TRANSIT: Self = Self(3);
+    /// It sees what other nodes send here as clients beyond the cluster sent it to them.
+    pub const TUNNEL: Self = Self(5);
 
     /// Where it sees packets.
     #[inline(always)]
     pub const fn origin(self) -> Origin {
         if self.0 & 1 == 0 {
             Origin::Pod
+        } else if self.is_tunnel() {
+            Origin::Tunnel
         } else {
             Origin::Uplink
         }
@@ -51,6 +57,12 @@ impl Hook {
     #[inline(always)]
     pub const fn is_uplink(self) -> bool {
         self.0 & 1 != 0
+    }
+
+    /// Whether it sees what other nodes send here.
+    #[inline(always)]
+    pub const fn is_tunnel(self) -> bool {
+        self.0 & 4 != 0
     }
 
     /// Whether it forwards only what leaves the node again.

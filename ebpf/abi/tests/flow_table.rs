@@ -1,6 +1,7 @@
 //! The flow table under threads: whatever they do at once, a flow leads to the backend that was given to it.
 
 use std::{
+    cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
@@ -195,4 +196,138 @@ fn a_flow_that_is_there_is_not_inserted_again_but_may_leave_its_backend() {
     );
     let moved = insert(bucket, 3, backend_of(3), Victim::Empty, 0);
     assert_eq!((moved.kind(), moved.slot()), (Inserted::NEW, first.slot()));
+}
+
+/// A bucket in which another CPU puts a flow into the slot that is being read, just before one of the reads.
+#[derive(Clone, Copy)]
+struct Interrupted<'a> {
+    words: &'a Words,
+    /// Before which read.
+    at: u32,
+    /// How many there have been.
+    reads: &'a Cell<u32>,
+    /// Whether the second look at a meta word sees the word as it is, or as it was at first.
+    looks_again: bool,
+    first: &'a Cell<Option<(u32, Meta)>>,
+    newcomer: u32,
+}
+
+impl Interrupted<'_> {
+    fn read<T>(&self, read: impl FnOnce(View<'_>) -> T) -> T {
+        if self.reads.replace(self.reads.get() + 1) == self.at {
+            let at_most = Victim::Confirmed;
+            insert(View(self.words), self.newcomer, NOBODY, at_most, 1 << 40);
+        }
+        read(View(self.words))
+    }
+}
+
+impl Bucket<V4> for Interrupted<'_> {
+    fn meta(&self, slot: u32) -> Meta {
+        let seen = self.read(|bucket| bucket.meta(slot));
+        match self.first.replace(Some((slot, seen))) {
+            Some((before, meta)) if before == slot && !self.looks_again => meta,
+            _ => seen,
+        }
+    }
+
+    fn client(&self, slot: u32) -> V4 {
+        self.read(|bucket| bucket.client(slot))
+    }
+
+    fn frontend(&self, slot: u32) -> V4 {
+        self.read(|bucket| bucket.frontend(slot))
+    }
+
+    fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
+        View(self.words).exchange(slot, old, new)
+    }
+
+    fn try_lock(&self) -> bool {
+        View(self.words).try_lock()
+    }
+
+    fn unlock(&self) {
+        View(self.words).unlock();
+    }
+
+    fn publish(&self, slot: u32, meta: Meta) {
+        View(self.words).publish(slot, meta);
+    }
+
+    fn write(&self, slot: u32, client: V4, frontend: V4) {
+        View(self.words).write(slot, client, frontend);
+    }
+}
+
+/// Looks for a flow that comes into a full bucket between two of the reads; whether the answer was another's ever.
+fn meets_anothers(looks_again: bool) -> bool {
+    let newcomer = 9;
+    (0..40).any(|at| {
+        let words = Words::default();
+        for client in 0..8 {
+            insert(View(&words), client, NOBODY, Victim::Empty, 0);
+        }
+        let (reads, first) = (Cell::new(0), Cell::new(None));
+        let bucket = Interrupted {
+            words: &words,
+            at,
+            reads: &reads,
+            looks_again,
+            first: &first,
+            newcomer,
+        };
+        let found = flow_table::find(&bucket, newcomer & 7, &key(newcomer), &mut 0);
+        found.0 != 0 && found.backend() != backend_of(newcomer)
+    })
+}
+
+#[test]
+fn a_flow_that_takes_a_slot_under_a_readers_eyes_is_not_taken_for_the_one_before() {
+    assert!(!meets_anothers(true));
+    assert!(
+        meets_anothers(false),
+        "without the second look it would be, so that this test sees what it is for"
+    );
+}
+
+#[test]
+fn a_full_bucket_takes_every_new_flow_and_says_what_it_gave_up() {
+    let words = Words::default();
+    let bucket = View(&words);
+    let second = 1 << 30;
+    let mut slot = 0;
+    for client in 0..8 {
+        insert(bucket, client, NOBODY, Victim::Empty, second);
+        let found = flow_table::find(&bucket, client & 7, &key(client), &mut slot);
+        let flags = tcp::SYN | tcp::ACK;
+        flow_table::refresh(&bucket, slot, found, Sender::Backend, flags, second);
+    }
+    for client in 8..200 {
+        let inserted = insert(bucket, client, NOBODY, Victim::Confirmed, 2 * second);
+        assert_eq!(inserted.kind(), Inserted::NEW);
+        assert!(inserted.victim() >= Victim::Unconfirmed as u32);
+        let found = flow_table::find(&bucket, client & 7, &key(client), &mut slot);
+        assert_eq!(found.backend(), backend_of(client));
+    }
+}
+
+#[test]
+fn a_client_that_uses_its_port_anew_never_meets_its_old_flow() {
+    let words = Words::default();
+    let bucket = View(&words);
+    let (old, new) = (backend_of(3), 77);
+    insert(bucket, 3, NOBODY, Victim::Confirmed, 0);
+    let key = key(3);
+    let meta = Meta::new(key.ports, new, Stage::TCP_SYN, 0);
+    let wish = Insertion {
+        leaves: old,
+        at_most: Victim::Confirmed,
+    };
+    let moved = flow_table::insert(&bucket, 3, &key, meta, wish, 0);
+    assert_eq!(moved.kind(), Inserted::NEW);
+    let mut slot = 0;
+    assert_eq!(flow_table::find(&bucket, 3, &key, &mut slot).backend(), new);
+    let count = (0..8).filter(|slot| bucket.meta(*slot).stage() != Stage::EMPTY);
+    assert_eq!(count.count(), 1, "the old one has no other slot");
 }
