@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use portolan_dataplane::{model::Protocol, report::Filter};
+use portolan_dataplane::{
+    model::{Protocol, ReturnPath},
+    report::Filter,
+};
 
 /// Runs a node's pods and routes their traffic.
 #[derive(Debug, Parser)]
@@ -67,6 +70,10 @@ pub struct RunArgs {
     /// the way back to pods.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
+    /// How packets of backends on other nodes get back to clients beyond the cluster, where a Service does not say it:
+    /// source-nat (by this node), or direct (straight from the backend's node, to which they are encapsulated).
+    #[arg(long, default_value = "source-nat", value_parser = return_path)]
+    pub return_path: ReturnPath,
     /// The node's zone.
     #[arg(long)]
     pub zone: Option<String>,
@@ -102,6 +109,14 @@ pub enum SocketHooks {
     /// No: every packet is translated by itself.
     #[default]
     Off,
+}
+
+fn return_path(text: &str) -> Result<ReturnPath, String> {
+    match text {
+        "source-nat" => Ok(ReturnPath::SourceNat),
+        "direct" => Ok(ReturnPath::Direct),
+        _ => Err("it is source-nat or direct".to_owned()),
+    }
 }
 
 /// What the queries need to know.

@@ -98,7 +98,7 @@ impl Node {
             let (node, pods) = self.open_pods().await;
             let problems = node.reconcile_peers(peers).await;
             assert!(problems.is_empty(), "{problems:?}");
-            pods.attach(uid).await.expect("attached")
+            pods.attach(uid, &[]).await.expect("attached")
         })
     }
 

@@ -11,12 +11,14 @@ use std::{
 
 use portolan_agent::{
     join::NodeIdentity,
+    network::{HostPort, PodDataplane, PodLink},
     routes::{DataplaneThread, FollowConfig, Follower, Here, Maps, Table, TableStore},
 };
 use portolan_dataplane::{
     Error, Observed, PodInterface, Swept,
     model::{
-        DropCount, EventCount, Flow, Locality, Protocol, Service, ServiceCounters, ServiceName,
+        DropCount, EventCount, Flow, Locality, Protocol, ReturnPath, Service, ServiceCounters,
+        ServiceName,
     },
     report::PacketReport,
 };
@@ -251,6 +253,7 @@ impl Control {
             here: Here {
                 node: "n1".to_owned(),
                 zone: String::new(),
+                return_path: ReturnPath::default(),
             },
             state_dir: state.to_owned(),
         };
@@ -378,6 +381,7 @@ async fn the_stored_table_serves_until_control_speaks_and_then_leftovers_go() {
     let here = Here {
         node: "n1".to_owned(),
         zone: String::new(),
+        return_path: ReturnPath::default(),
     };
     leftover
         .upsert(&stray.seen_from(&here, &BTreeMap::new()))
@@ -446,4 +450,34 @@ async fn a_service_that_the_maps_refuse_is_named_in_the_ack_and_tried_again() {
     maps.state().refused.clear();
     assert_eq!(session.ack().await, (1, String::new()));
     assert_eq!(maps.names(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_pods_host_ports_come_and_go_with_the_pod() {
+    let maps = FakeMaps::default();
+    let served = maps.clone();
+    let (thread, _opening) = DataplaneThread::start(move || Ok((served, ()))).expect("started");
+    let pod = PodLink {
+        host_interface: "ptl1".to_owned(),
+        addresses: vec![IpAddr::from([10, 244, 1, 7])],
+        pod_mac: [0; 6],
+        host_ports: vec![HostPort {
+            address: None,
+            port: 8_080,
+            protocol: "TCP".to_owned(),
+            target: 80,
+        }],
+    };
+    for _ in 0..2 {
+        thread.attach_pod(pod.clone()).await.expect("attached");
+        assert_eq!(maps.names(), ["host-port:ptl1/8080/TCP"]);
+    }
+    assert_eq!(thread.host_ports().len(), 1, "no table takes it away");
+    thread.detach_pod("ptl1").await.expect("detached");
+    assert!(maps.names().is_empty() && thread.host_ports().is_empty());
+    // A port that is taken is the pod's error.
+    maps.state()
+        .refused
+        .insert("host-port:ptl1/8080/TCP".to_owned());
+    thread.attach_pod(pod).await.expect_err("refused");
 }

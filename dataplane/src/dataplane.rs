@@ -122,7 +122,7 @@ impl Dataplane {
     /// Attaches XDP (native, else generic) and tcx to the uplink, which is looked up in the caller's namespace.
     pub fn attach_uplink(&mut self, interface: &str) -> Result<XdpMode, Error> {
         let index = index_of(interface)?;
-        self.set_uplink(interface, index)?;
+        self.look_at_uplink(interface, index)?;
         self.uplink = Some(interface.to_owned());
         self.programs.leave_other_uplinks(index)?;
         if self.config.ways.tcx {
@@ -150,10 +150,16 @@ impl Dataplane {
         self.programs.tc_mode()
     }
 
-    fn set_uplink(&self, interface: &str, index: u32) -> Result<(), Error> {
-        let transmits = transmits(self.config.transmit, interface, index);
+    /// Looks again what the uplink can do.
+    fn look_at_uplink(&self, interface: &str, index: u32) -> Result<(), Error> {
         let mtu = sys::mtu_of(interface)
             .map_err(|error| failed("read MTU of", Path::new(interface), error))?;
+        let transmits = transmits(self.config.transmit, interface, index);
+        self.set_uplink(index, mtu, transmits);
+        Ok(())
+    }
+
+    fn set_uplink(&self, index: u32, mtu: u32, transmits: bool) {
         let word = |offset| self.maps.config.half(0, offset);
         word(offset_of!(NodeConfig, uplink)).store(index, Ordering::Release);
         word(offset_of!(NodeConfig, uplink_mtu)).store(mtu, Ordering::Release);
@@ -164,13 +170,12 @@ impl Dataplane {
         } else {
             flags.fetch_and(!flags::XDP_TRANSMIT, Ordering::Release);
         }
-        Ok(())
     }
 
     /// Detaches from the uplink, if there is one.
     pub fn detach_uplink(&mut self) -> Result<(), Error> {
         self.uplink = None;
-        self.set_uplink(0, false);
+        self.set_uplink(0, 0, false);
         self.programs.leave_other_uplinks(0)
     }
 
@@ -327,7 +332,7 @@ impl Dataplane {
         self.ender.end_dead(&self.maps);
         if let Some(interface) = &self.uplink {
             let index = index_of(interface)?;
-            self.set_uplink(interface, index)?;
+            self.look_at_uplink(interface, index)?;
         }
         Ok(Swept {
             live: census.live,

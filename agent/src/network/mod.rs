@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 
 pub mod dial;
+mod host_port;
 mod ipam;
 mod link_address;
 mod netlink;
@@ -29,6 +30,7 @@ mod pods;
 mod sys;
 mod sysctl;
 
+pub use host_port::HostPort;
 pub use node::{NodeNetwork, PeerNode, Uplink};
 pub use pods::{PodNetworkConfig, VethPodNetwork, remove_all};
 
@@ -47,8 +49,12 @@ pub struct PodNetworkStatus {
 /// Calls for one pod do not overlap; calls for different pods may.
 #[async_trait]
 pub trait PodNetwork: Send + Sync + 'static {
-    /// Makes the namespace and veth of a pod, gives it addresses and attaches the dataplane.
-    async fn attach(&self, pod_uid: &str) -> Result<PodNetworkStatus, NetworkError>;
+    /// Makes the namespace and veth of a pod, gives it addresses, attaches the dataplane and leads ports of the node's to it.
+    async fn attach(
+        &self,
+        pod_uid: &str,
+        host_ports: &[HostPort],
+    ) -> Result<PodNetworkStatus, NetworkError>;
 
     /// Takes all of it away again and frees the addresses.
     async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError>;
@@ -63,6 +69,8 @@ pub struct PodLink {
     pub addresses: Vec<IpAddr>,
     /// The hardware address of the pod's own end.
     pub pod_mac: [u8; 6],
+    /// Ports of the node's that lead to it.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// The dataplane as the pod network needs it.

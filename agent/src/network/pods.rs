@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 use super::{
-    NetworkError, PodDataplane, PodLink, PodNetwork, PodNetworkStatus,
+    HostPort, NetworkError, PodDataplane, PodLink, PodNetwork, PodNetworkStatus,
     ipam::Ipam,
     link_address::{VethAddresses, host_interface, is_valid_uid},
     netlink::{Link, Netlink, Route, VethPair, Via, host_prefix_length},
@@ -136,7 +136,11 @@ impl VethPodNetwork {
 
 #[async_trait]
 impl PodNetwork for VethPodNetwork {
-    async fn attach(&self, pod_uid: &str) -> Result<PodNetworkStatus, NetworkError> {
+    async fn attach(
+        &self,
+        pod_uid: &str,
+        host_ports: &[HostPort],
+    ) -> Result<PodNetworkStatus, NetworkError> {
         if !is_valid_uid(pod_uid) {
             return Err(NetworkError::InvalidUid(pod_uid.to_owned()));
         }
@@ -147,7 +151,7 @@ impl PodNetwork for VethPodNetwork {
         pod.configure_inside(&inside).await?;
         self.route_to_pod(&pod, &host).await?;
         self.dataplane
-            .attach_pod(pod.link())
+            .attach_pod(pod.link(host_ports))
             .await
             .map_err(NetworkError::new(
                 "attach dataplane to",
@@ -223,11 +227,12 @@ impl Pod {
         }
     }
 
-    fn link(&self) -> PodLink {
+    fn link(&self, host_ports: &[HostPort]) -> PodLink {
         PodLink {
             host_interface: self.host_interface.clone(),
             addresses: self.addresses.clone(),
             pod_mac: self.hardware.pod.0,
+            host_ports: host_ports.to_vec(),
         }
     }
 

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     image::ImageError,
+    network::HostPort,
     runtime::{bundle::Exit, container::Container},
 };
 
@@ -288,7 +289,8 @@ impl Worker {
         };
         let is_host = self.pod.spec.as_ref().is_some_and(status::is_host_network);
         if !self.attached && !is_host {
-            let network = self.node.network.attach(&self.me.uid).await;
+            let ports = self.pod.spec.as_ref().map(HostPort::of).unwrap_or_default();
+            let network = self.node.network.attach(&self.me.uid, &ports).await;
             self.record.network = Some(network.map_err(|error| failed(super::chain(&error)))?);
         }
         self.attached = true;

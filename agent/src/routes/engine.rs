@@ -2,7 +2,13 @@
 //!
 //! Its calls are short but block; async code hands in closures and awaits their results.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use portolan_dataplane::{
@@ -118,6 +124,8 @@ type Job = Box<dyn FnOnce(&mut dyn Maps) + Send>;
 #[derive(Clone)]
 pub struct DataplaneThread {
     jobs: mpsc::Sender<Job>,
+    /// The services of pods' host ports, which no routing table knows, by the pods' interfaces.
+    host_ports: Arc<Mutex<BTreeMap<String, BTreeSet<ServiceName>>>>,
 }
 
 /// A dataplane that is being opened, which takes the kernel's verifier a while.
@@ -161,7 +169,10 @@ impl DataplaneThread {
         };
         let builder = thread::Builder::new().name("dataplane".to_owned());
         match builder.spawn(work) {
-            Ok(_) => Ok((Self { jobs }, Opening { outcome })),
+            Ok(_) => {
+                let host_ports = Arc::default();
+                Ok((Self { jobs, host_ports }, Opening { outcome }))
+            }
             Err(source) => Err(Error::System {
                 operation: "start",
                 object: "the dataplane's thread".to_owned(),
@@ -182,6 +193,18 @@ impl DataplaneThread {
         });
         self.jobs.send(job).map_err(|_| DataplaneStopped)?;
         receiver.await.map_err(|_| DataplaneStopped)
+    }
+
+    /// The services that are not the routing table's to take away.
+    pub fn host_ports(&self) -> BTreeSet<ServiceName> {
+        self.published().values().flatten().cloned().collect()
+    }
+
+    fn published(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<ServiceName>>> {
+        // Each change is one call, so that a panic leaves it whole.
+        self.host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ages flows out once a second, as long as the thread lives.
@@ -211,19 +234,40 @@ impl DataplaneThread {
 #[async_trait]
 impl PodDataplane for DataplaneThread {
     async fn attach_pod(&self, pod: PodLink) -> Result<(), BoxError> {
+        let services: Vec<Service> = pod
+            .host_ports
+            .iter()
+            .map(|port| port.service(&pod))
+            .collect();
+        let names = services.iter().map(|service| service.name.clone());
+        self.published()
+            .insert(pod.host_interface.clone(), names.collect());
         let pod = PodInterface {
             host_interface: pod.host_interface,
             addresses: pod.addresses,
             pod_mac: pod.pod_mac,
         };
-        self.call(move |maps| maps.attach_pod(&pod)).await??;
+        self.call(move |maps| {
+            maps.attach_pod(&pod)?;
+            services.iter().try_for_each(|service| maps.upsert(service))
+        })
+        .await??;
         Ok(())
     }
 
     async fn detach_pod(&self, host_interface: &str) -> Result<(), BoxError> {
-        let host_interface = host_interface.to_owned();
-        self.call(move |maps| maps.detach_pod(&host_interface))
-            .await??;
+        let services = self
+            .published()
+            .get(host_interface)
+            .cloned()
+            .unwrap_or_default();
+        let interface = host_interface.to_owned();
+        self.call(move |maps| {
+            services.iter().try_for_each(|name| maps.delete(name))?;
+            maps.detach_pod(&interface)
+        })
+        .await??;
+        self.published().remove(host_interface);
         Ok(())
     }
 }

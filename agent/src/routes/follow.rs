@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use portolan_dataplane::model::{Service, ServiceName};
+use portolan_dataplane::model::{ReturnPath, Service, ServiceName};
 use portolan_wire::v1::{
     Ack, FollowRequest, Hello, RouteUpdate, follow_request::Message, routes_client::RoutesClient,
 };
@@ -247,6 +247,14 @@ impl Follower {
             // What the maps held when this agent started is replaced now that the table is the cluster's.
             change.upserted.extend(self.table.services.keys().cloned());
         }
+        if change.nodes_changed && self.config.here.return_path == ReturnPath::Direct {
+            // Services that do not say it have their backends' nodes in the maps too.
+            let services = self.table.services.values();
+            let silent = services.filter(|service| service.return_path.is_none());
+            change
+                .upserted
+                .extend(silent.map(|service| service.name.clone()));
+        }
         let mut errors: Vec<String> = change.rejected.iter().map(ToString::to_string).collect();
         errors.extend(self.write(&change).await?);
         if !self.is_pruned {
@@ -324,7 +332,8 @@ impl Follower {
     }
 
     async fn prune(&mut self) -> Result<Option<String>, DataplaneStopped> {
-        let keep: BTreeSet<ServiceName> = self.table.services.keys().cloned().collect();
+        let mut keep: BTreeSet<ServiceName> = self.table.services.keys().cloned().collect();
+        keep.extend(self.dataplane.host_ports());
         match self.dataplane.call(move |maps| maps.prune(&keep)).await? {
             Ok(pruned) => {
                 self.is_pruned = true;

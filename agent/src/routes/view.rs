@@ -13,6 +13,8 @@ pub struct Here {
     pub node: String,
     /// Its zone; empty when it has none.
     pub zone: String,
+    /// How packets get back for services that do not say it.
+    pub return_path: ReturnPath,
 }
 
 /// Whose hints decide.
@@ -95,7 +97,7 @@ impl ServiceRoute {
             algorithm: self.algorithm,
             affinity_seconds: self.affinity_seconds,
             source_ranges: self.source_ranges.clone(),
-            return_path: self.return_path.unwrap_or_default(),
+            return_path: self.return_path.unwrap_or(here.return_path),
             publish_not_ready: self.publish_not_ready,
             ..Service::new(self.name.clone(), self.protocol)
         }
@@ -166,6 +168,7 @@ mod tests {
         let here = Here {
             node: node.to_owned(),
             zone: zone.to_owned(),
+            return_path: ReturnPath::default(),
         };
         route(text).seen_from(&here, &BTreeMap::new())
     }
@@ -229,6 +232,7 @@ mod tests {
         let here = Here {
             node: "n1".to_owned(),
             zone: "a".to_owned(),
+            return_path: ReturnPath::default(),
         };
         let service = route.seen_from(&here, &BTreeMap::new());
         assert_eq!(service.distribution, Distribution::SameZone);
@@ -249,6 +253,7 @@ mod tests {
         let here = Here {
             node: "n1".to_owned(),
             zone: String::new(),
+            return_path: ReturnPath::default(),
         };
         let nodes = BTreeMap::from([("n2".to_owned(), node)]);
         let service = route("n2/ n3/").seen_from(&here, &nodes);

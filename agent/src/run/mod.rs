@@ -374,6 +374,7 @@ async fn start_follower(node: &Prepared) -> anyhow::Result<Follower> {
         here: Here {
             node: args.node_name.clone(),
             zone: args.zone.clone().unwrap_or_default(),
+            return_path: args.return_path,
         },
         state_dir: args.state_dir.clone(),
     };

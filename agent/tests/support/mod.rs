@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod, PodStatus, Secret};
 use portolan_agent::{
-    network::{NetworkError, PodNetwork, PodNetworkStatus},
+    network::{HostPort, NetworkError, PodNetwork, PodNetworkStatus},
     pod::{Capacity, Config, Manager, PodCommand, PodReport, ReferenceError, References},
 };
 use serde_json::{Value, json};
@@ -368,7 +368,7 @@ fn ip(args: &[&str]) -> bool {
 
 #[async_trait]
 impl PodNetwork for Networks {
-    async fn attach(&self, uid: &str) -> Result<PodNetworkStatus, NetworkError> {
+    async fn attach(&self, uid: &str, _: &[HostPort]) -> Result<PodNetworkStatus, NetworkError> {
         let name = self.name(uid);
         let netns = Path::new("/run/netns").join(&name);
         if !netns.exists() {
