@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::{
     EventSeverity::{Normal, Warning},
+    PodReport,
     backoff::in_go,
     container::{ConfigError, Ingredients, describe, stop_signal},
     environment::Facts,
@@ -312,9 +313,14 @@ impl Worker {
             container.name.clone(),
             id.clone(),
         );
+        let (outbox, pod) = (self.node.outbox.clone(), self.me.clone());
         let watch = tokio::spawn(async move {
             let exit = match watched.ended().await {
-                Ok(()) => watched.exit().await,
+                Ok(()) => {
+                    // Before its shim has written down how: until the backend is withdrawn, clients are refused.
+                    outbox.put(PodReport::Died { pod });
+                    watched.exit().await
+                }
                 Err(error) => Err(error),
             };
             let ended = Wake::Ended {

@@ -161,6 +161,11 @@ pub enum PodReport {
         /// As Kubernetes shows it: phase, conditions, containerStatuses, podIPs.
         status: Box<PodStatus>,
     },
+    /// A container of the pod has ended just now. How, and what comes of it, its status will say in a moment.
+    Died {
+        /// Whose.
+        pod: PodRef,
+    },
     /// Something a user should read in `kubectl describe pod`.
     Event {
         /// Whose.

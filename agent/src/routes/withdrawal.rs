@@ -52,6 +52,11 @@ impl Withdrawals {
                 Some(health) => self.withdraw(health.addresses),
                 None => Vec::new(),
             },
+            // The status that follows says whether it is over or starts again.
+            PodReport::Died { pod } => match self.pods.get(&pod.uid) {
+                Some(health) if health.was_ready => self.withdraw(health.addresses.clone()),
+                _ => Vec::new(),
+            },
             PodReport::Event { .. } => Vec::new(),
         }
     }
@@ -161,6 +166,29 @@ mod tests {
         assert_eq!(on("False", "waiting"), []);
         assert_eq!(on("False", "running"), [], "restarted, not ready yet");
         assert_eq!(on("True", "running"), [Action::Restore(address())]);
+    }
+
+    #[test]
+    fn a_death_is_enough_before_anyone_says_how() {
+        let mut withdrawals = Withdrawals::default();
+        let died = || PodReport::Died { pod: pod("a") };
+        assert_eq!(withdrawals.on_report(&died()), [], "a pod nobody knows");
+        withdrawals.on_report(&report("a", "False", "running"));
+        assert_eq!(withdrawals.on_report(&died()), [], "an init container's");
+        withdrawals.on_report(&report("a", "True", "running"));
+        assert_eq!(
+            withdrawals.on_report(&died()),
+            [Action::Withdraw(address())]
+        );
+        assert_eq!(
+            withdrawals.on_report(&report("a", "False", "terminated")),
+            [],
+            "withdrawn already"
+        );
+        assert_eq!(
+            withdrawals.on_report(&report("a", "True", "running")),
+            [Action::Restore(address())]
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub async fn pass_on(
         let input = match report {
             PodReport::Status { pod, status } => ReporterInput::Status(pod, status),
             PodReport::Terminated { pod } => ReporterInput::Terminated(pod),
+            PodReport::Died { .. } => continue,
             PodReport::Event {
                 pod,
                 severity,

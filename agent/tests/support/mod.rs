@@ -120,6 +120,7 @@ impl Node {
                     } => {
                         seen.events.push((pod.uid, reason.to_owned(), message));
                     }
+                    PodReport::Died { .. } => {}
                     PodReport::Terminated { pod } => seen.terminated.push(pod.uid),
                 });
             }
