@@ -10,6 +10,8 @@ use nix::sys::statvfs::statvfs;
 /// kubelet's hard eviction thresholds, below which a node says that it is under pressure.
 const MEMORY_THRESHOLD: u64 = 100 << 20;
 const DISK_THRESHOLD_PERCENT: u64 = 10;
+/// Unlike kubelet's: a tenth of a large disk is room for many images.
+const DISK_THRESHOLD_BYTES: u64 = 4 << 30;
 const INODE_THRESHOLD_PERCENT: u64 = 5;
 const PID_THRESHOLD_PERCENT: u64 = 10;
 
@@ -91,10 +93,9 @@ impl Pressure {
         let processes = processes(&read("/proc/loadavg")?).unwrap_or_default();
         Ok(Self {
             memory: available < MEMORY_THRESHOLD,
-            disk: is_below(
-                disk.blocks_available(),
-                disk.blocks(),
-                DISK_THRESHOLD_PERCENT,
+            disk: is_short(
+                disk.blocks_available() * disk.fragment_size(),
+                disk.blocks() * disk.fragment_size(),
             ) || is_below(
                 disk.files_available(),
                 disk.files(),
@@ -107,6 +108,11 @@ impl Pressure {
             ),
         })
     }
+}
+
+/// Whether little of a disk is left, in bytes.
+fn is_short(available: u64, total: u64) -> bool {
+    available < DISK_THRESHOLD_BYTES && is_below(available, total, DISK_THRESHOLD_PERCENT)
 }
 
 /// File systems without inodes to count say that they have none at all: no pressure.
@@ -183,6 +189,14 @@ mod tests {
             pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"").as_deref(),
             Some("Debian GNU/Linux 12")
         );
+    }
+
+    #[test]
+    fn a_large_disk_may_be_nine_tenths_full() {
+        assert!(is_short(1 << 30, 20 << 30));
+        assert!(!is_short(3 << 30, 20 << 30));
+        assert!(!is_short(19 << 30, 252 << 30));
+        assert!(is_short(3 << 30, 252 << 30));
     }
 
     #[test]
