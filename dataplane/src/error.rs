@@ -24,6 +24,8 @@ pub enum Error {
         feature: &'static str,
         /// The first kernel that has it.
         since: &'static str,
+        /// What the kernel said, where it was asked.
+        source: Option<io::Error>,
     },
     /// The pinned maps were made by a version of Portolan with another layout.
     #[error(

@@ -98,6 +98,31 @@ pub use programs::{ProgramInfo, Run};
 pub use view::{Hook, View};
 pub use watch::{Observed, Watcher};
 
+/// Tries out what of the kernel everything else stands on, so that what is missing is told before anything is made.
+pub fn check_kernel() -> Result<(), Error> {
+    let judge = |result: std::io::Result<()>, feature, since| match result {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::NotPermitted)
+        }
+        Err(source) => Err(Error::FeatureMissing {
+            feature,
+            since,
+            source: Some(source),
+        }),
+    };
+    judge(
+        sys::probe::shared_array(),
+        "BPF arrays in shared memory",
+        "5.5",
+    )?;
+    judge(
+        sys::probe::newest_helper(),
+        "BPF helper bpf_ktime_get_coarse_ns",
+        "5.11",
+    )
+}
+
 /// Leaves the checksums of what an interface sends to the device, or has the stack complete them.
 ///
 /// XDP sees packets as they were sent. Where veths stand for wires, a wire's far end must complete checksums, or the

@@ -282,6 +282,7 @@ fn preflight(args: &RunArgs) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("portolan-agent must run as root: it makes namespaces, cgroups and BPF programs");
     }
+    portolan_dataplane::check_kernel()?;
     if crate::join::server_name(&args.server).is_none() {
         return Err(JoinError::Server(args.server.clone()).into());
     }

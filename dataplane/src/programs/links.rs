@@ -144,6 +144,7 @@ impl Programs {
         let link = FdLink::try_from(link).map_err(|_| Error::FeatureMissing {
             feature: "tcx",
             since: "6.6",
+            source: None,
         })?;
         link.pin(path)
             .map(drop)
@@ -214,6 +215,7 @@ impl Programs {
                     let link = FdLink::try_from(link).map_err(|_| Error::FeatureMissing {
                         feature: "XDP links",
                         since: "5.9",
+                        source: None,
                     })?;
                     link.pin(&path)
                         .map_err(|source| kernel("pin", &path, source))?;

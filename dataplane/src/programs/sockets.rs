@@ -83,6 +83,7 @@ impl Programs {
             return Err(Error::FeatureMissing {
                 feature: "socket hooks that can refuse a connection",
                 since: "5.18",
+                source: None,
             });
         }
         let read = |error| failed("open control group", cgroup, error);

@@ -177,7 +177,7 @@ struct LinkUpdateAttr {
     old_program: u32,
 }
 
-fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is as long as is said, and the pointers in it are to memory that its makers hold.
     let result = unsafe {
         libc::syscall(

@@ -6,6 +6,7 @@ mod device;
 mod diag;
 mod memory;
 mod netlink;
+pub mod probe;
 
 pub use bpf::{
     Map, Plain, detach_link, link_cgroup, link_interface, plain, possible_cpus, replace_program,
