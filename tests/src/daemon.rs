@@ -100,6 +100,12 @@ pub fn kill(pid: u32) -> Result<()> {
     signal::kill(Pid::from_raw(number), Signal::SIGKILL).with_context(|| format!("kill {pid}"))
 }
 
+/// Asks a process to end.
+pub fn end(pid: u32) -> Result<()> {
+    let number = i32::try_from(pid).context("process numbers are small")?;
+    signal::kill(Pid::from_raw(number), Signal::SIGTERM).with_context(|| format!("end {pid}"))
+}
+
 /// When a process started, in clock ticks since boot, if it still runs.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

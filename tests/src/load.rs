@@ -41,15 +41,17 @@ pub struct Load {
     pub by_node: BTreeMap<String, u64>,
     /// Answers by the client's address, as the server saw it.
     pub by_client: BTreeMap<String, u64>,
+    /// When the first request failed, in seconds from the beginning on.
+    pub first_failure_s: Option<f64>,
     /// How long it all took.
     pub seconds: f64,
     /// The slowest request.
     pub max_us: u64,
 }
 
-/// A load under way.
+/// A load under way; it ends when nobody waits for it any more.
 pub struct Running {
-    child: Child,
+    child: Option<Child>,
     what: String,
 }
 
@@ -88,7 +90,7 @@ impl Cluster {
             .spawn()
             .context("run the load generator")?;
         Ok(Running {
-            child,
+            child: Some(child),
             what: format!("{protocol} from {from:?} to {target}"),
         })
     }
@@ -96,14 +98,27 @@ impl Cluster {
 
 impl Running {
     /// Waits for the last answer.
-    pub fn finish(self) -> Result<Load> {
+    pub fn finish(mut self) -> Result<Load> {
         let output = self
             .child
+            .take()
+            .context("a load is waited for once")?
             .wait_with_output()
             .context("wait for the load generator")?;
         // Unanswered requests make it fail, but its report is what counts.
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the load generator ({}) tells its counts", self.what))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; then there is nothing to do.
+            if child.kill().and_then(|()| child.wait()).is_err() {
+                eprintln!("the load generator ({}) cannot be ended", self.what);
+            }
+        }
     }
 }
 

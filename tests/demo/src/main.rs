@@ -6,6 +6,7 @@
 //! ```text
 //! portolan-demo serve [--port 8080]
 //! portolan-demo load --target ADDR:PORT --protocol tcp|udp [--requests N | --seconds S] [--workers W] [--timeout-ms T]
+//!                    [--pause-us U] [--first-port P]
 //! portolan-demo idle
 //! portolan-demo exit CODE [AFTER_SECONDS]
 //! ```

@@ -57,15 +57,20 @@ pub struct Report {
     pub by_node: BTreeMap<String, u64>,
     /// Answers by the address that the server saw as its client's.
     pub by_client: BTreeMap<String, u64>,
+    /// When the first request failed, from the beginning on.
+    pub first_failure: Option<Duration>,
     /// From the first request to the last answer.
     pub took: Duration,
     latencies: Vec<Duration>,
 }
 
 impl Report {
-    /// Counts one request.
-    pub fn count(&mut self, outcome: Result<Answer, Failure>, latency: Duration) {
+    /// Counts one request, which was sent so long after the beginning.
+    pub fn count(&mut self, outcome: Result<Answer, Failure>, latency: Duration, sent: Duration) {
         self.requests += 1;
+        if outcome.is_err() && self.first_failure.is_none_or(|first| sent < first) {
+            self.first_failure = Some(sent);
+        }
         self.latencies.push(latency);
         match outcome {
             Ok(answer) => {
@@ -88,6 +93,8 @@ impl Report {
         self.refused += other.refused;
         self.hung += other.hung;
         self.reset += other.reset;
+        let failures = [self.first_failure, other.first_failure];
+        self.first_failure = failures.into_iter().flatten().min();
         for (into, from) in [
             (&mut self.errors, other.errors),
             (&mut self.by_pod, other.by_pod),
@@ -115,7 +122,7 @@ impl Report {
             sorted.get(place).map_or(0, Duration::as_micros)
         };
         format!(
-            "{{\"requests\":{},\"ok\":{},\"refused\":{},\"hung\":{},\"reset\":{},\"errors\":{},\"by_pod\":{},\"by_node\":{},\"by_client\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{},\"max_us\":{}}}",
+            "{{\"requests\":{},\"ok\":{},\"refused\":{},\"hung\":{},\"reset\":{},\"errors\":{},\"by_pod\":{},\"by_node\":{},\"by_client\":{},\"first_failure_s\":{},\"seconds\":{:.3},\"p50_us\":{},\"p99_us\":{},\"max_us\":{}}}",
             self.requests,
             self.ok,
             self.refused,
@@ -125,6 +132,8 @@ impl Report {
             object(&self.by_pod),
             object(&self.by_node),
             object(&self.by_client),
+            self.first_failure
+                .map_or("null".to_owned(), |at| format!("{:.3}", at.as_secs_f64())),
             self.took.as_secs_f64(),
             quantile(50),
             quantile(99),
@@ -172,11 +181,13 @@ mod tests {
         report.count(
             Err(Failure::Other("a \"b\"\n".to_owned())),
             Duration::from_micros(5),
+            Duration::from_millis(1500),
         );
         let mut other = Report::default();
         other.count(
             Ok(Answer::parse("p n c").expect("three words")),
             Duration::from_micros(7),
+            Duration::from_millis(200),
         );
         report.add(other);
         let json = report.to_json();
@@ -184,5 +195,6 @@ mod tests {
         assert!(json.contains(r#""requests":2,"ok":1"#), "{json}");
         assert!(json.contains(r#""by_pod":{"p":1}"#), "{json}");
         assert!(json.contains(r#""max_us":7"#), "{json}");
+        assert!(json.contains(r#""first_failure_s":1.500"#), "{json}");
     }
 }

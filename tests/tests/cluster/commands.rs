@@ -2,12 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use portolan_tests::{Cluster, From, wait_for};
+use portolan_tests::{Cluster, From, cluster::all_words, wait_for};
 use serde_json::{Value, json};
 
 use crate::life::Stage;
@@ -87,16 +87,87 @@ pub fn get_lists_every_kind(stage: &Stage) -> Result<()> {
         );
     }
     cluster.kubectl(&["delete", "configmap", "listed"])?;
-    let several = cluster.kubectl(&["get", "nodes,pods,svc,deploy,rs,endpointslices", "-A"])?;
-    for name in [
-        "node/n2",
-        "pod/client",
-        "service/kubernetes",
-        "deployment.apps/web",
-        "replicaset.apps/web-",
-        "endpointslice.discovery.k8s.io/web-",
+    Ok(())
+}
+
+/// Several kinds at once, in all namespaces and every format.
+pub fn get_lists_several_kinds(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster()?;
+    let get = ["get", "nodes,pods,svc,deploy,rs,endpointslices", "-A"];
+    for format in [&[][..], &["-o", "wide"]] {
+        let table = cluster.kubectl(&[&get[..], format].concat())?;
+        for name in [
+            "node/n2",
+            "pod/client",
+            "service/kubernetes",
+            "deployment.apps/web",
+            "replicaset.apps/web-",
+            "endpointslice.discovery.k8s.io/web-",
+        ] {
+            ensure!(table.contains(name), "{name} is listed: {table}");
+        }
+    }
+    let kinds = [
+        "Node",
+        "Pod",
+        "Service",
+        "Deployment",
+        "ReplicaSet",
+        "EndpointSlice",
+    ];
+    let yaml = cluster.kubectl(&[&get[..], &["-o", "yaml"]].concat())?;
+    let json = cluster.kubectl(&[&get[..], &["-o", "json"]].concat())?;
+    let list: Value = serde_json::from_str(&json).context("understand kubectl's JSON")?;
+    for kind in kinds {
+        ensure!(
+            yaml.contains(&format!("  kind: {kind}\n")),
+            "{kind}: {yaml}"
+        );
+        ensure!(
+            list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|item| item["kind"] == kind),
+            "{kind}: {json}"
+        );
+    }
+    Ok(())
+}
+
+/// What a node's agent says of its dataplane, to people and to programs.
+pub fn agents_tell_of_their_dataplane(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster()?;
+    // So that there are flows to be told of.
+    cluster
+        .load(
+            From::Pod("client"),
+            "udp",
+            &super::traffic::cluster_address(&cluster, 4)?,
+            20,
+        )?
+        .ensure_all_answered()?;
+    for (verb, words) in [
+        ("services", &["default/web:80/TCP", ":80"][..]),
+        ("flows", &["udp-replied", "default/web:80/UDP"]),
+        ("drops", &["no_backend"]),
+        ("status", &["n1", "connected"]),
     ] {
-        ensure!(several.contains(name), "{name} is listed: {several}");
+        let output = Command::new(cluster.program("portolan-agent"))
+            .args([verb, "--state-dir"])
+            .arg(cluster.node_state("n1"))
+            .output()
+            .context("run portolan-agent")?;
+        let text = all_words(&output);
+        ensure!(output.status.success(), "{verb}: {text}");
+        let json = cluster.agent("n1", verb)?;
+        ensure!(
+            json.as_array().is_none_or(|list| !list.is_empty()),
+            "{verb} --json: {json}"
+        );
+        for word in words {
+            ensure!(text.contains(word), "{verb} says {word:?}: {text}");
+        }
     }
     Ok(())
 }
@@ -287,6 +358,41 @@ pub fn apply_creates_changes_and_keeps(stage: &Stage) -> Result<()> {
         "{demo}"
     );
     Ok(())
+}
+
+/// A Service that is no NodePort any more loses what belongs to that type, and another may have its port at once.
+pub fn a_service_changes_its_type(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster()?;
+    let manifest = |name: &str, kind: &str, port: Value| {
+        serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "labels": {"test": "types"}},
+            "spec": {"type": kind, "selector": {"app": "nobody"}, "ports": [port]},
+        })
+        .to_string()
+    };
+    let open = serde_json::json!({"port": 80, "nodePort": 30999});
+    let closed = serde_json::json!({"port": 80});
+    cluster.apply(&manifest("first", "NodePort", open.clone()))?;
+    cluster.apply(&manifest("first", "ClusterIP", closed))?;
+    cluster.apply(&manifest("second", "NodePort", open.clone()))?;
+    cluster.kubectl(&[
+        "patch",
+        "service",
+        "second",
+        "-p",
+        "{\"spec\":{\"type\":\"ClusterIP\"}}",
+    ])?;
+    cluster.apply(&manifest("third", "NodePort", open))?;
+    for name in ["first", "second"] {
+        let spec = &cluster.get("service", name)?["spec"];
+        ensure!(spec["externalTrafficPolicy"].is_null(), "{spec}");
+        ensure!(spec["ports"][0]["nodePort"].is_null(), "{spec}");
+    }
+    cluster
+        .kubectl(&["delete", "services", "-l", "test=types"])
+        .map(drop)
 }
 
 /// `delete` returns when the pod is gone, within its grace period, and its process with it.

@@ -8,19 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use portolan_tests::{
     Cluster, From,
-    cluster::{all_words, down, xtask},
+    cluster::{all_words, down, target_folder, xtask},
     daemon,
     machine::{self, Snapshot},
     wait_for,
 };
 
+use crate::recovery::Minute;
+
 /// The cluster that is up just now, if any; the first test that needs one starts it.
 #[derive(Default)]
 pub struct Stage {
     scene: Mutex<Scene>,
+    minute: Mutex<Option<Minute>>,
 }
 
 #[derive(Default)]
@@ -28,6 +31,8 @@ struct Scene {
     before: Option<Snapshot>,
     cluster: Option<Cluster>,
     took: Duration,
+    /// Why the last start failed. Tests that need a cluster then fail at once: each would wait as long in vain.
+    failed: Option<String>,
 }
 
 /// Exclusive use of the cluster.
@@ -37,10 +42,21 @@ impl Stage {
     /// The cluster, started if there is none.
     pub fn cluster(&self) -> Result<Use<'_>> {
         let mut scene = self.scene();
+        if let Some(failed) = &scene.failed {
+            bail!("there is no cluster since a start of one failed: {failed}");
+        }
         if scene.cluster.is_none() {
             scene.start(&[])?;
         }
         Ok(Use(scene))
+    }
+
+    /// The requests that go on while other tests run.
+    pub fn minute(&self) -> MutexGuard<'_, Option<Minute>> {
+        // Set and taken whole.
+        self.minute
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn scene(&self) -> MutexGuard<'_, Scene> {
@@ -59,7 +75,9 @@ impl Scene {
             self.before = Some(machine::snapshot()?);
         }
         let begun = Instant::now();
-        self.cluster = Some(Cluster::up(arguments)?);
+        let started = Cluster::up(arguments);
+        self.failed = started.as_ref().err().map(|error| format!("{error:#}"));
+        self.cluster = Some(started?);
         self.took = begun.elapsed();
         Ok(())
     }
@@ -83,7 +101,7 @@ impl std::ops::Deref for Use<'_> {
     }
 }
 
-/// `up` over a running cluster: the old one goes with its objects, the new one works.
+/// `up` over a running cluster: the old one goes with its objects, the new one works, with another store and more nodes.
 pub fn up_replaces_a_cluster(stage: &Stage) -> Result<()> {
     {
         let cluster = stage.cluster()?;
@@ -93,12 +111,17 @@ pub fn up_replaces_a_cluster(stage: &Stage) -> Result<()> {
     if let Some(old) = scene.cluster.take() {
         old.abandon();
     }
-    scene.start(&["--store", "etcd"])?;
+    scene.start(&["--store", "etcd", "--nodes", "3"])?;
     drop(scene);
     let cluster = stage.cluster()?;
     ensure!(
         cluster.report.contains("etcd"),
         "the report names the store:\n{}",
+        cluster.report
+    );
+    ensure!(
+        cluster.report.contains("node/n3") && cluster.report.contains("10.89.0.13:30080"),
+        "the third node takes part:\n{}",
         cluster.report
     );
     let answer = cluster.try_kubectl(&["get", "configmap", "of-the-old-cluster"], "")?;
@@ -112,39 +135,25 @@ pub fn up_replaces_a_cluster(stage: &Stage) -> Result<()> {
         .ensure_all_answered()
 }
 
-/// `up` killed in the middle leaves half a cluster; the next one clears it and works.
-pub fn up_works_after_a_crash_of_up(stage: &Stage) -> Result<()> {
-    // Even if this test is the only one to run, it has to know what was there before.
+/// `up` killed in the middle leaves half a cluster; `down` takes that away.
+pub fn down_works_after_a_crash_of_up(stage: &Stage) -> Result<()> {
     drop(stage.cluster()?);
     let mut scene = stage.scene();
-    if let Some(old) = scene.cluster.take() {
-        let control = old.state().join("run/control.json");
-        old.down()?;
-        let mut up = xtask("up")
-            .arg("--no-demo")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start an up to be killed")?;
-        let started = wait_for(
-            "control of the up to be killed",
-            Duration::from_mins(1),
-            || {
-                Ok(if control.exists() {
-                    Ok(())
-                } else {
-                    Err("no record of it".to_owned())
-                })
-            },
-        );
-        // `cargo xtask` has become xtask's parent; both go.
-        for child in children(up.id())? {
-            daemon::kill(child)?;
-        }
-        up.kill().context("kill cargo")?;
-        up.wait().context("wait for cargo")?;
-        started?;
+    crash_an_up(&mut scene)?;
+    let before = scene.before.clone().context("a cluster was started")?;
+    ensure!(machine::snapshot()? != before, "half a cluster is there");
+    down()?;
+    left_since(&before)
+}
+
+/// `up` killed in the middle leaves half a cluster; the next one clears it and works.
+pub fn up_works_after_a_crash_of_up(stage: &Stage) -> Result<()> {
+    let mut scene = stage.scene();
+    if scene.before.is_none() {
+        // Even if this test is the only one to run, it has to know what was there before.
+        scene.start(&[])?;
     }
+    crash_an_up(&mut scene)?;
     scene.start(&[])?;
     drop(scene);
     let cluster = stage.cluster()?;
@@ -152,6 +161,38 @@ pub fn up_works_after_a_crash_of_up(stage: &Stage) -> Result<()> {
     cluster
         .load(From::Pod("client"), "tcp", &address, 100)?
         .ensure_all_answered()
+}
+
+/// Takes the cluster away and kills the start of the next one in the middle.
+fn crash_an_up(scene: &mut Scene) -> Result<()> {
+    if let Some(old) = scene.cluster.take() {
+        old.down()?;
+    }
+    let control = target_folder()?.join("portolan/run/control.json");
+    let mut up = xtask("up")
+        .arg("--no-demo")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start an up to be killed")?;
+    let started = wait_for(
+        "control of the up to be killed",
+        Duration::from_mins(1),
+        || {
+            Ok(if control.exists() {
+                Ok(())
+            } else {
+                Err("no record of it".to_owned())
+            })
+        },
+    );
+    // `cargo xtask` has become xtask's parent; both go.
+    for child in children(up.id())? {
+        daemon::kill(child)?;
+    }
+    up.kill().context("kill cargo")?;
+    up.wait().context("wait for cargo")?;
+    started
 }
 
 fn children(pid: u32) -> Result<Vec<u32>> {
@@ -191,14 +232,20 @@ pub fn down_leaves_nothing(stage: &Stage) -> Result<()> {
         !Path::new("/run/portolan-up.json").exists(),
         "the record is gone"
     );
-    let after = machine::snapshot()?;
-    let left: Vec<_> = after.difference(&before).collect();
-    ensure!(left.is_empty(), "left behind: {left:#?}");
+    left_since(&before)?;
     let again = xtask("down").output().context("run down again")?;
     ensure!(
         again.status.success() && all_words(&again).contains("there was nothing"),
         "down without a cluster says so: {}",
         all_words(&again)
     );
+    Ok(())
+}
+
+/// Fails if something is there that was not.
+fn left_since(before: &Snapshot) -> Result<()> {
+    let after = machine::snapshot()?;
+    let left: Vec<_> = after.difference(before).collect();
+    ensure!(left.is_empty(), "left behind: {left:#?}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use portolan_tests::{Cluster, From, wait_for};
+use portolan_tests::{Cluster, From, load::Running, wait_for};
 use serde_json::Value;
 
 use crate::{
@@ -16,24 +16,63 @@ use crate::{
     traffic::{cluster_address, node_ports},
 };
 
-/// Fewer than the 60 s that a release is held to: the agent is away for a good part of them all the same.
-const SECONDS: &str = "12";
+/// How long requests go on, in seconds.
+const MINUTE: &str = "60";
 
-/// kill -9 of n1's agent under continuous requests: none fails, no container restarts, the new one adopts all in 1 s.
-pub fn an_agents_death_is_not_noticed(stage: &Stage) -> Result<()> {
+/// A minute of requests to n1, during which its agent dies; other tests go on meanwhile.
+pub struct Minute(Vec<Running>);
+
+/// kill -9 of n1's agent under continuous requests: no container restarts, the new one adopts all in 1 s.
+/// [`no_request_of_a_minute_fails`] waits for the last answer.
+pub fn an_agent_dies_under_requests(stage: &Stage) -> Result<()> {
+    let minute = die_under_requests(&*stage.cluster()?)?;
+    *stage.minute() = Some(minute);
+    Ok(())
+}
+
+/// The agent's death was not noticed by any of a minute's requests.
+pub fn no_request_of_a_minute_fails(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
-    let before = containers(&cluster)?;
+    let begun = stage.minute().take();
+    let Minute(loads) = match begun {
+        Some(minute) => minute,
+        None => die_under_requests(&cluster)?,
+    };
+    let loads = loads
+        .into_iter()
+        .map(Running::finish)
+        .collect::<Result<Vec<_>>>()?;
+    for load in loads {
+        load.ensure_all_answered()
+            .with_context(|| format!("n1 dropped {:?}", cluster.agent("n1", "drops")))?;
+        ensure!(load.seconds >= 60.0, "for a minute: {load:?}");
+    }
+    Ok(())
+}
+
+fn die_under_requests(cluster: &Cluster) -> Result<Minute> {
+    let before = containers(cluster)?;
+    let flows = || cluster.counter(&["n1"], "default/web:80/UDP", "/local/flows");
+    let flows_before = flows()?;
     let mut loads = Vec::new();
-    // Two workers each leave the processors some time for everyone else.
-    let options = ["--seconds", SECONDS, "--workers", "2", "--pause-us", "500"];
+    // One worker each, with pauses, leaves the processors some time for everyone else.
+    let options = ["--seconds", MINUTE, "--workers", "1", "--pause-us", "1000"];
     let targets = node_ports();
     for protocol in ["tcp", "udp"] {
-        let address = cluster_address(&cluster, 4)?;
+        let address = cluster_address(cluster, 4)?;
         loads.push(cluster.start_load(From::Pod("client"), protocol, &address, &options)?);
         for target in &targets[..2] {
             loads.push(cluster.start_load(From::Outside, protocol, target, &options)?);
         }
     }
+    wait_for("the first requests", Duration::from_secs(5), || {
+        let counted = flows()? - flows_before;
+        Ok(if counted >= 100 {
+            Ok(())
+        } else {
+            Err(format!("{counted} flows"))
+        })
+    })?;
     let killed = cluster.kill("n1")?;
     // Time without an agent, under load: nothing can be waited for, because nothing must happen.
     std::thread::sleep(Duration::from_secs(3));
@@ -43,9 +82,6 @@ pub fn an_agents_death_is_not_noticed(stage: &Stage) -> Result<()> {
             .agent("n1", "status")
             .map_err(|error| format!("{error:#}")))
     })?;
-    for load in loads {
-        load.finish()?.ensure_all_answered()?;
-    }
     let adopted = status["adopted"].as_u64().unwrap_or(0);
     let of_n1 = before
         .iter()
@@ -60,10 +96,10 @@ pub fn an_agents_death_is_not_noticed(stage: &Stage) -> Result<()> {
         .context("it tells how long")?;
     ensure!(took <= 1000.0, "adoption took {took} ms");
     ensure!(
-        containers(&cluster)? == before,
+        containers(cluster)? == before,
         "no container restarted: {before:?}"
     );
-    Ok(())
+    Ok(Minute(loads))
 }
 
 /// What must stay the same of a container.
