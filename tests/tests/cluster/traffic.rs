@@ -54,7 +54,8 @@ pub fn a_pod_reaches_a_service_on_its_own_node(stage: &Stage) -> Result<()> {
             let load = cluster
                 .start_load(CLIENT, protocol, &address, &options)?
                 .finish()?;
-            load.ensure_all_answered()?;
+            load.ensure_all_answered()
+                .with_context(|| format!("{protocol} over IPv{family}"))?;
             ensure!(
                 load.of_node("n1") >= 9_900,
                 "{protocol} over IPv{family} stays on n1: {load:?}"
@@ -195,11 +196,10 @@ pub fn dead_pods_hand_over_to_the_other_node(stage: &Stage) -> Result<()> {
 
     let during = load.finish()?;
     ensure!(during.hung == 0, "none hangs: {during:?}");
-    // Whoever was being answered just then sees the connection break, and until the agent has withdrawn the backend,
-    // a few milliseconds, the pod's kernel refuses at once.
+    // Whoever was being answered just then sees the connection break, and for the moment until the agent has withdrawn the
+    // backend, the pod's kernel refuses at once.
     let broken = during.requests - during.ok;
-    eprintln!("{during:?}");
-    ensure!(broken * 50 <= during.requests, "few break: {during:?}");
+    ensure!(broken <= 200, "few break: {during:?}");
     cluster.wait_for_pods("app=web", 4)?;
     Ok(())
 }
