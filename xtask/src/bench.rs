@@ -34,9 +34,27 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build_ebpf::build(workspace)?;
     let ours = build(workspace.root(), workspace.target())?;
     step.done("");
-    match &options.against {
-        None => bench(workspace, &ours, &options.rest),
-        Some(revision) => against(workspace, &progress, &ours, revision, &options.rest),
+    let (revision, rest) = options.split();
+    match revision {
+        None => bench(workspace, &ours, &rest),
+        Some(revision) => against(workspace, &progress, &ours, &revision, &rest),
+    }
+}
+
+impl Options {
+    /// The commit to compare with, wherever it stands among the arguments, and the arguments without it.
+    fn split(&self) -> (Option<String>, Vec<String>) {
+        let mut revision = self.against.clone();
+        let mut rest = Vec::new();
+        let mut arguments = self.rest.iter();
+        while let Some(argument) = arguments.next() {
+            if argument == "--against" {
+                revision = arguments.next().cloned();
+            } else {
+                rest.push(argument.clone());
+            }
+        }
+        (revision, rest)
     }
 }
 
@@ -117,4 +135,21 @@ fn by_turns(workspace: &Workspace, programs: [&Path; 2], arguments: &[String]) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_commit_may_stand_anywhere() {
+        let rest = ["xdp/hit", "--against", "main", "--flows", "1"].map(str::to_owned);
+        let options = Options {
+            against: None,
+            rest: rest.to_vec(),
+        };
+        let (revision, rest) = options.split();
+        assert_eq!(revision.as_deref(), Some("main"));
+        assert_eq!(rest, ["xdp/hit", "--flows", "1"]);
+    }
 }

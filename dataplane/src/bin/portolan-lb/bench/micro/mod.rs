@@ -40,7 +40,7 @@ struct Case {
 }
 
 impl Case {
-    fn name(&self) -> String {
+    fn name(self) -> String {
         let hook = self.hook.name();
         let kind = self.kind.name();
         match self.what {

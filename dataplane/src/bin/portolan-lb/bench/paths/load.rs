@@ -255,6 +255,7 @@ fn open_loop(
     ])
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a chunk is short")]
 fn stream(targets: &Targets, time: Duration) -> Result<Vec<Figure>> {
     let mut stream = TcpStream::from(targets.connect(0)?);
     let chunk = vec![0; STREAM_CHUNK];
