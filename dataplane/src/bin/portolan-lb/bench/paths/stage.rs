@@ -106,11 +106,13 @@ impl Stage {
         let began = Instant::now();
         match self.path {
             Path::Direct => {}
+            // An empty NAT chain alone tracks nothing: a rule has to ask for a connection's state.
             Path::Conntrack => self.node.run(
                 "nft",
                 &["-f", "-"],
                 b"table ip empty {\nchain pre { type nat hook prerouting priority dstnat\n}\n\
-                  chain post { type nat hook postrouting priority srcnat\n}\n}\n",
+                  chain post { type nat hook postrouting priority srcnat\n}\n\
+                  chain track { type filter hook forward priority 0\nct state invalid drop\n}\n}\n",
             )?,
             Path::IptablesLegacy | Path::IptablesNft => {
                 self.node.run(self.restore(), &[], text.as_bytes())?;
