@@ -29,6 +29,10 @@ const REPLACEMENTS: u32 = 5;
 /// Clients leave each other, and whoever replaces programs, some time.
 const PAUSE: Duration = Duration::from_micros(300);
 
+/// A new datagram flow lasts two minutes in the tables. More of them than this would fill the tables, and a full table
+/// is not what is tested here.
+const PAUSE_OF_NEW_DATAGRAMS: Duration = Duration::from_millis(20);
+
 /// Exchanges that every kind of client must have had between two replacements.
 const BETWEEN: u64 = 3;
 
@@ -70,7 +74,10 @@ fn keep_talking(
             )));
         }
         count.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(PAUSE);
+        thread::sleep(match what {
+            Use::Anew(Style::Named) => PAUSE_OF_NEW_DATAGRAMS,
+            _ => PAUSE,
+        });
     }
     Ok(())
 }
