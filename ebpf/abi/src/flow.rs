@@ -132,6 +132,10 @@ impl Stage {
     const OVER: u64 = 1 << 6 | 1 << 7;
     const CLOSING: u64 = 1 << 4 | 1 << 5 | Self::OVER;
     const SLOW: u64 = 1 << 3;
+    /// Flows without a connection. After a rest the hash leads their next packet to the same backend again.
+    const CONNECTIONLESS: u64 = 1 << 9 | 1 << 11;
+    /// How many ticks without a packet are a rest.
+    const REST: u64 = 16;
     const LIFETIMES: u64 = {
         let by_stage = [0, 60, 60, 120, 120, 120, 60, 10, 30, 120, 30, 30];
         let mut word = 0;
@@ -153,13 +157,15 @@ impl Stage {
         set >> (self.0 & 0xf) & 1
     }
 
-    /// What giving up a flow of the stage would cost: nothing for no flow, then the order of
-    /// [`crate::flow_table::Victim`].
+    /// What giving up a flow of the stage would cost, `since` ticks after its last packet: nothing for no flow, then the
+    /// order of [`crate::flow_table::Victim`]. A flow without a connection that rests is worth no more than one that
+    /// waits for its first answer, which then is the younger and stays: its answer would find no way back.
     #[inline(always)]
-    pub const fn worth(self, stale: u64) -> u64 {
+    pub const fn worth(self, stale: u64, since: u64) -> u64 {
         let used = self.bit(!1);
         let live = used & !(self.bit(Self::OVER) | stale);
-        used + live + (live & self.bit(Self::CONFIRMED))
+        let rests = self.bit(Self::CONNECTIONLESS) & (Self::REST.wrapping_sub(since) >> 63);
+        used + live + (live & self.bit(Self::CONFIRMED) & !rests)
     }
 
     /// The IANA number of the flow's protocol; 0 for an empty slot.

@@ -162,7 +162,7 @@ pub enum Victim {
     Empty = 0,
     /// A flow that is over, or has aged.
     Over = 1,
-    /// A flow whose backend has never been heard.
+    /// A flow whose backend has never been heard, or one without a connection that rests.
     Unconfirmed = 2,
     /// A live flow.
     Confirmed = 3,
@@ -248,8 +248,9 @@ fn insert_locked<A: Address, B: Bucket<A>>(
 /// Orders slots by what would be lost: kind of victim, then the longest idle, then the nearest to home.
 #[inline(always)]
 fn rank(meta: Meta, step: u32, now: u64) -> u64 {
-    let freshness = Meta::AGE_MAX - meta.since(now);
-    meta.stage().worth(meta.staleness(now)) << 16 | freshness << 8 | u64::from(step)
+    let since = meta.since(now);
+    let worth = meta.stage().worth(meta.staleness(now), since);
+    worth << 16 | (Meta::AGE_MAX - since) << 8 | u64::from(step)
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ use portolan_abi::{
     flow::{Bucket, Meta, Ports, SlotV4, Stage},
     flow_table::{self, FlowKey, Inserted, Insertion, Victim},
     open::NOBODY,
+    protocol,
     tcp::{self, Sender},
 };
 
@@ -182,6 +183,34 @@ fn slots_are_given_up_in_the_order_of_what_is_lost() {
         Victim::Over as u32,
         "then those that have aged"
     );
+}
+
+#[test]
+fn a_datagrams_flow_that_waits_for_its_answer_outlasts_those_that_rest() {
+    let words = Words::default();
+    let bucket = View(&words);
+    let second = 1 << 30;
+    let put = |client: u32, now: u64| {
+        let key = FlowKey {
+            protocol: protocol::UDP,
+            ..key(client)
+        };
+        let meta = Meta::new(key.ports, backend_of(client), Stage::UDP_NEW, now);
+        let insertion = Insertion {
+            leaves: NOBODY,
+            at_most: Victim::Confirmed,
+        };
+        flow_table::insert(&bucket, client & 7, &key, meta, insertion, now)
+    };
+    for client in 0..7 {
+        let slot = put(client, 100 * second).slot();
+        let found = bucket.meta(slot);
+        flow_table::refresh(&bucket, slot, found, Sender::Backend, 0, 100 * second);
+    }
+    let waiting = put(7, 140 * second).slot();
+    // Another new flow of the same bucket, before the answer.
+    assert_ne!(put(8, 140 * second).slot(), waiting);
+    assert_eq!(bucket.client(waiting), key(7).client);
 }
 
 #[test]
