@@ -60,6 +60,25 @@ pub fn object(workspace: &Workspace) -> PathBuf {
     workspace.target().join(format!("{OBJECT}.o"))
 }
 
+/// All objects that there are after [`build`], in each of their places.
+pub fn objects(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let mut objects = Vec::new();
+    for folder in [
+        workspace.target().to_owned(),
+        workspace.target().join("debug"),
+    ] {
+        let read = || format!("read {}", folder.display());
+        for entry in fs::read_dir(&folder).with_context(read)? {
+            let path = entry.with_context(read)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("portolan-") && name.ends_with(".o") {
+                objects.push(path);
+            }
+        }
+    }
+    Ok(objects)
+}
+
 /// Builds what is out of date. Whether anything was.
 pub fn build(workspace: &Workspace) -> Result<bool> {
     let toolchain = detect(workspace).context(WHAT_TO_INSTALL)?;

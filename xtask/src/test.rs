@@ -152,7 +152,7 @@ impl Kind {
 }
 
 /// The integration tests in a folder: each file, and each folder with a main.rs.
-fn test_targets(workspace: &Workspace, folder: &str) -> Result<Vec<String>> {
+pub fn test_targets(workspace: &Workspace, folder: &str) -> Result<Vec<String>> {
     let folder = workspace.root().join(folder);
     if !folder.exists() {
         return Ok(Vec::new());

@@ -2,11 +2,17 @@
 
 mod accelerator;
 mod catalogue;
+mod counts;
 mod cpio;
+mod facts;
 mod guest;
+mod junit;
 mod kernel;
+mod libtest;
 mod modules;
 mod payload;
+mod suite;
+mod table;
 mod vmlinux;
 
 use std::{
@@ -26,10 +32,18 @@ use crate::{
     setup::{self, qemu::Qemu},
     workspace::Workspace,
 };
+use counts::Counts;
 use guest::{End, Ended, Job};
 use kernel::Kernel;
+use libtest::{Case, Outcome, Program};
 use payload::Payload;
+pub use suite::Report;
+use suite::Suite;
 
+/// The kernels that are tested unless told otherwise: the oldest that Debian still has, those of its releases, the newest.
+pub const MATRIX: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+/// How many seconds a machine may run.
+const LIMIT: u64 = 180;
 /// How many of a console's last lines are shown.
 const LAST_LINES: usize = 40;
 /// What we end with when a machine hangs, as timeout(1) does.
@@ -43,8 +57,17 @@ pub struct Options {
     /// A kernel of Debian's by its first two numbers (6.12), or "newest"; may be given several times
     #[arg(long = "kernel", value_name = "KERNEL", required = true)]
     kernels: Vec<String>,
+    /// Of the kernel tests, only those of this program (sockets); may be given several times
+    #[arg(long = "test", value_name = "PROGRAM", conflicts_with = "command")]
+    tests: Vec<String>,
+    /// Writes the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Writes the kernel tests' instruction counts down in the repository
+    #[arg(long, conflicts_with_all = ["command", "tests"])]
+    record: bool,
     /// Ends a machine that runs longer, after showing its console
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
     /// A file or folder that the command needs, put into the VM where it lies here; may be given several times
     #[arg(long = "with", value_name = "PATH")]
@@ -58,17 +81,38 @@ pub struct Options {
     /// Fetches the kernels anew, the newest of their series
     #[arg(long)]
     refresh: bool,
-    /// The command, a program of this machine with its arguments. With several kernels the first failure's exit code is
+    /// The command, a program of this machine with its arguments; without one, the kernel tests run. With several kernels the first failure's exit code is
     /// ours; 124 is a machine that hung, 125 a kernel that crashed
-    #[arg(last = true, value_name = "COMMAND", required = true)]
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 /// The command. It ends the process with the exit code of what ran.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let progress = Progress::new();
+    if options.command.is_empty() {
+        let plan = Plan {
+            kernels: options.kernels.clone(),
+            tests: options.tests.clone(),
+            limit: Duration::from_secs(options.limit),
+            refresh: options.refresh,
+            junit: options.junit.clone(),
+            record: options.record,
+            table: false,
+        };
+        let reports = run_tests(workspace, &progress, &plan)?;
+        if reports
+            .iter()
+            .flat_map(Report::cases)
+            .any(|case| case.has_failed())
+        {
+            std::process::exit(1);
+        }
+        return Ok(());
+    }
     let payload = payload_of(&options.command, &options.files)?;
     let mut first_failure = 0;
+    let mut results = Vec::new();
     for name in &options.kernels {
         let (qemu, kernel) = tools(workspace, &progress, name, options.refresh)?;
         let ended = guest::run(
@@ -94,11 +138,105 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         if first_failure == 0 {
             first_failure = code;
         }
+        results.push((
+            kernel.release,
+            vec![own_case(&options.command, code, &ended)],
+        ));
     }
+    write_junit(options.junit.as_deref(), &results)?;
     if first_failure != 0 {
         std::process::exit(first_failure);
     }
     Ok(())
+}
+
+/// A user's command as a test.
+fn own_case(command: &[String], code: i32, ended: &Ended) -> Program {
+    let outcome = match code {
+        0 => Outcome::Passed,
+        _ => Outcome::Failed(format!(
+            "{:?}; the last of its console:\n{}",
+            ended.end,
+            last_words(&ended.console)
+        )),
+    };
+    let name = command.join(" ");
+    Program {
+        cases: vec![Case {
+            program: name.clone(),
+            name: name.clone(),
+            outcome,
+        }],
+        name,
+        seconds: Some(ended.took.as_secs_f64()),
+    }
+}
+
+fn write_junit(path: Option<&Path>, results: &[(String, Vec<Program>)]) -> Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    fs::write(path, junit::document(results)).with_context(|| format!("write {}", path.display()))
+}
+
+/// Which kernel tests to run where, and what to make of them.
+pub struct Plan {
+    /// The kernels, in this order.
+    pub kernels: Vec<String>,
+    /// The test programs; all, if there are none.
+    pub tests: Vec<String>,
+    /// A machine that has not ended by then is ended.
+    pub limit: Duration,
+    /// Whether kernels are fetched anew.
+    pub refresh: bool,
+    /// Where results go as JUnit XML.
+    pub junit: Option<PathBuf>,
+    /// Whether the verifier's counts are written down.
+    pub record: bool,
+    /// Whether the README's table is, too.
+    pub table: bool,
+}
+
+impl Plan {
+    /// The kernel tests on these kernels.
+    pub fn new(kernels: &[&str]) -> Self {
+        Self {
+            kernels: kernels.iter().map(|name| (*name).to_owned()).collect(),
+            tests: Vec::new(),
+            limit: Duration::from_secs(LIMIT),
+            refresh: false,
+            junit: None,
+            record: false,
+            table: false,
+        }
+    }
+}
+
+/// Runs the kernel tests, one kernel after the other.
+pub fn run_tests(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Result<Vec<Report>> {
+    let suite = Suite::build(workspace, progress, &plan.tests)?;
+    let counts = Counts::read(workspace)?;
+    let mut reports = Vec::new();
+    for kernel in &plan.kernels {
+        let mut report = suite.run(workspace, progress, kernel, plan.limit, plan.refresh)?;
+        if !plan.record && !report.facts.instructions.is_empty() {
+            report.add(counts.test(&report));
+        }
+        report.show_failures();
+        reports.push(report);
+    }
+    let results: Vec<(String, Vec<Program>)> = reports
+        .iter()
+        .map(|report| (report.release.clone(), report.programs.clone()))
+        .collect();
+    write_junit(plan.junit.as_deref(), &results)?;
+    if plan.record {
+        counts.record(workspace, &reports)?;
+    }
+    if plan.table {
+        table::write(workspace, &reports)?;
+    }
+    Ok(reports)
 }
 
 /// Brings qemu and a kernel in place; two of us do not do so at once.

@@ -1,0 +1,267 @@
+//! The project's own kernel tests, in VMs: which they are, what they need, and how they are run.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::{
+    facts::{self, Facts},
+    guest::{self, End, Job},
+    last_words,
+    libtest::{self, Case, Outcome, Program},
+    payload::Payload,
+    tools,
+};
+use crate::{build_ebpf, cargo, command, progress::Progress, workspace::Workspace};
+
+/// The test programs that depend on the kernel: all of the dataplane's, and these of the agent's.
+const DATAPLANE: &str = "dataplane/tests";
+const AGENT: [&str; 4] = ["bpffs", "containers", "lifecycle", "network"];
+
+/// Programs of this machine that the tests start.
+const TOOLS: [&str; 8] = [
+    "bash", "ethtool", "ip", "nsenter", "ping", "sysctl", "tar", "tc",
+];
+
+/// Where a job leaves files for us.
+const RESULTS: &str = "/results";
+
+/// How the tests went on one kernel.
+pub struct Report {
+    /// As it was asked for: "6.12".
+    pub kernel: String,
+    /// As `uname -r` says it.
+    pub release: String,
+    /// The test programs.
+    pub programs: Vec<Program>,
+    /// What the tests found out of the kernel.
+    pub facts: Facts,
+}
+
+/// The built tests.
+pub struct Suite {
+    payload: Payload,
+}
+
+impl Suite {
+    /// Builds the tests; with `only`, those of these names.
+    pub fn build(workspace: &Workspace, progress: &Progress, only: &[String]) -> Result<Self> {
+        let mut names = crate::test::test_targets(workspace, DATAPLANE)?;
+        names.extend(AGENT.map(str::to_owned));
+        if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
+            bail!(
+                "no kernel test is called {unknown}: there are {}",
+                names.join(", ")
+            );
+        }
+        if !only.is_empty() {
+            names.retain(|name| only.contains(name));
+        }
+        build_ebpf::build(workspace)?;
+        let step = progress.step("kernel tests");
+        let built = compile(workspace, &names)?;
+        let mut payload = Payload::new()?;
+        for program in &built {
+            payload.add_program(&program.display().to_string())?;
+        }
+        for tool in TOOLS {
+            payload.add_program(tool)?;
+        }
+        for object in build_ebpf::objects(workspace)? {
+            payload.add_file(&object, &object)?;
+        }
+        let agent = workspace.target().join("debug/portolan-agent");
+        payload.add_program(&agent.display().to_string())?;
+        let tests = built.iter().filter_map(|path| {
+            let file = path.file_name()?.to_str()?;
+            let (name, _) = file.rsplit_once('-')?;
+            Some((name.to_owned(), path.clone()))
+        });
+        let job = job(&build_ebpf::object(workspace), &tests.collect::<Vec<_>>());
+        payload.add_text("/portolan-job", &job, 0o755);
+        step.done(&names.join(" "));
+        Ok(Self { payload })
+    }
+
+    /// Runs the tests on a kernel.
+    pub fn run(
+        &self,
+        workspace: &Workspace,
+        progress: &Progress,
+        kernel: &str,
+        limit: Duration,
+        refresh: bool,
+    ) -> Result<Report> {
+        let (qemu, booted) = tools(workspace, progress, kernel, refresh)?;
+        let step = progress.step(&format!("tests on {kernel}"));
+        let mut output = Vec::new();
+        let ended = guest::run(
+            workspace,
+            &qemu,
+            Job {
+                kernel: &booted,
+                modules: &[],
+                payload: &self.payload,
+                limit,
+                stdout: Box::new(&mut output),
+                stderr: Box::new(io::stderr()),
+            },
+        )?;
+        let mut programs = libtest::parse(&String::from_utf8_lossy(&output));
+        if let Some(why) = fault(&ended.end, limit) {
+            let text = format!(
+                "{why}; the last of its console:\n{}",
+                last_words(&ended.console)
+            );
+            programs.push(Program {
+                name: "machine".to_owned(),
+                cases: vec![Case {
+                    program: "machine".to_owned(),
+                    name: "ends well".to_owned(),
+                    outcome: Outcome::Failed(text),
+                }],
+                seconds: None,
+            });
+        }
+        let report = Report {
+            kernel: kernel.to_owned(),
+            facts: Facts::read(&ended.results)?,
+            release: booted.release,
+            programs,
+        };
+        step.done(&format!(
+            "{}, by {}",
+            report.summary(),
+            ended.accelerator.name()
+        ));
+        Ok(report)
+    }
+}
+
+impl Report {
+    /// All tests.
+    pub fn cases(&self) -> impl Iterator<Item = &Case> {
+        self.programs.iter().flat_map(|program| &program.cases)
+    }
+
+    fn summary(&self) -> String {
+        let failed = self.cases().filter(|case| case.has_failed()).count();
+        let all = self.cases().count();
+        format!("{}: {} passed, {failed} failed", self.release, all - failed)
+    }
+
+    /// Adds a test of ours.
+    pub fn add(&mut self, case: Case) {
+        let name = case.program.clone();
+        if let Some(program) = self
+            .programs
+            .iter_mut()
+            .find(|program| program.name == name)
+        {
+            program.cases.push(case);
+        }
+    }
+
+    /// Shows what failed, and what it said.
+    pub fn show_failures(&self) {
+        for case in self.cases() {
+            if let Outcome::Failed(text) = &case.outcome {
+                println!(
+                    "---- {} {}::{} ----\n{text}\n",
+                    self.release, case.program, case.name
+                );
+            }
+        }
+    }
+}
+
+/// What is wrong with how a machine ended. Failed tests are told one by one.
+fn fault(end: &End, limit: Duration) -> Option<String> {
+    match end {
+        End::Exit(0) => None,
+        End::Exit(code) => Some(format!("the job ended with {code}")),
+        End::Hung => Some(format!(
+            "the machine did not end within {} s",
+            limit.as_secs()
+        )),
+        End::Crashed => Some("the kernel crashed".to_owned()),
+        End::Lost(why) => Some(format!("the machine was lost: {why}")),
+    }
+}
+
+/// The script that runs the tests, one program after the other.
+fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
+    let mut script = format!(
+        "#!/bin/sh\nexport PORTOLAN_EBPF_OBJECT='{}' PORTOLAN_FACTS={RESULTS}/{} RUST_BACKTRACE=0\n\
+         run() {{\n\
+         \x20   echo \"{}\"\n\
+         \x20   read begun _ < /proc/uptime\n\
+         \x20   \"$2\" 2>&1\n\
+         \x20   code=$?\n\
+         \x20   read ended _ < /proc/uptime\n\
+         \x20   echo\n\
+         \x20   echo \"{}\"\n\
+         }}\n",
+        object.display(),
+        facts::FILE,
+        libtest::begins("$1"),
+        libtest::ends(
+            "$code",
+            "$(echo \"$ended $begun\" | awk '{ printf \"%.2f\", $1 - $2 }')"
+        ),
+    );
+    for (name, path) in tests {
+        script.push_str(&format!("run {name} '{}'\n", path.display()));
+    }
+    script.push_str("exit 0\n");
+    script
+}
+
+/// One line of what cargo says in JSON.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds test programs, in the selection that `cargo xtask test` builds, so that nothing is compiled twice.
+fn compile(workspace: &Workspace, names: &[String]) -> Result<Vec<PathBuf>> {
+    let mut cargo = cargo::as_user();
+    cargo
+        .current_dir(workspace.root())
+        .args([
+            "test",
+            "--no-run",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
+        .args(names.iter().flat_map(|name| ["--test", name]))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = cargo
+        .output()
+        .with_context(|| format!("cannot run {}", command::line(&cargo)))?;
+    if !output.status.success() {
+        bail!("the kernel tests do not compile");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut built: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.profile.as_ref().is_some_and(|profile| profile.test))
+        .filter_map(|message| message.executable)
+        .collect();
+    built.sort();
+    Ok(built)
+}
