@@ -1,57 +1,89 @@
-//! What the kernel's verifier makes of the programs.
+//! What the kernel makes of the programs: that its verifier accepts them, at what cost, and which of its hooks they hang on.
 
 mod support;
 
-use std::time::Instant;
+use std::path::Path;
 
-use aya::{EbpfLoader, programs::Program};
+use portolan_dataplane::{
+    Config, Dataplane, Transmit,
+    model::{TcMode, XdpMode},
+};
+use support::{
+    facts::note,
+    lab::{self, Lab},
+    netns::BpfFs,
+};
 
-/// The kernel gives up at a million.
+/// The verifier gives up at a million.
 const MOST: u32 = 500_000;
 
 #[test]
-fn the_programs_are_far_from_the_limits_of_the_verifier() {
-    let pins = support::netns::BpfFs::new();
-    std::fs::create_dir_all(pins.pins()).expect("a folder can be made");
-    let bytes = std::fs::read(support::object()).expect("the object can be read");
-    let mut object = EbpfLoader::new()
-        .default_map_pin_directory(pins.pins())
-        .load(&bytes)
-        .expect("the object can be parsed and its maps made");
-    let mut too_many = Vec::new();
-    for (name, program) in object.programs_mut() {
-        let began = Instant::now();
-        let info = match program {
-            Program::Xdp(program) => program.load().map(|()| program.info()),
-            Program::SchedClassifier(program) => program.load().map(|()| program.info()),
-            Program::CgroupSockAddr(program) => program.load().map(|()| program.info()),
-            Program::CgroupSock(program) => program.load().map(|()| program.info()),
-            _ => panic!("{name} is of no known kind"),
-        };
-        let info = match info {
-            Ok(info) => info.expect("a loaded program has information"),
-            Err(error) => {
-                let text = format!("{error:?}");
-                let from = text.len().saturating_sub(2500);
-                too_many.push(format!(
-                    "{name} after {:?}: ...{}",
-                    began.elapsed(),
-                    &text[from..]
-                ));
-                continue;
-            }
-        };
-        let count = info
-            .verified_instruction_count()
-            .expect("this kernel counts");
-        let size = info.size_jitted();
-        println!(
-            "{name}: {count} instructions verified in {:?}, {size} bytes",
-            began.elapsed()
-        );
-        if count > MOST {
-            too_many.push(format!("{name}: {count}"));
+fn every_program_loads_in_its_largest_configuration() {
+    let pins = BpfFs::new();
+    let config = Config::new(
+        support::object(),
+        pins.pins(),
+        lab::NODE.map(lab::address).to_vec(),
+    );
+    let dataplane = match Dataplane::open(config) {
+        Ok(dataplane) => dataplane,
+        Err(error) => {
+            note("feature programs absent");
+            panic!("{error:#?}");
         }
+    };
+    note("feature programs native");
+    let programs = dataplane.programs_info().expect("they are loaded");
+    assert!(!programs.is_empty());
+    for program in programs {
+        // Kernels before 5.16 do not say.
+        if program.instructions > 0 {
+            note(&format!(
+                "instructions {} {}",
+                program.name, program.instructions
+            ));
+        }
+        assert!(
+            program.instructions < MOST,
+            "{} is near the verifier's limit: {} instructions",
+            program.name,
+            program.instructions
+        );
     }
-    assert!(too_many.is_empty(), "{}", too_many.join("\n"));
+}
+
+#[test]
+fn programs_hang_on_the_best_hooks_that_the_kernel_has() {
+    let lab = Lab::new(Transmit::Never);
+    let (tcx, tc) = match lab.dataplane.tc_mode() {
+        TcMode::Tcx => (true, "native"),
+        TcMode::Clsact => (false, "fallback: clsact"),
+    };
+    note(&format!("feature tc {tc}"));
+    note(match lab.mode {
+        XdpMode::Native => "feature xdp native",
+        XdpMode::Generic => "feature xdp fallback: generic",
+        XdpMode::Absent => "feature xdp absent",
+    });
+    let has = |major, minor| kernel() >= (major, minor);
+    assert_eq!(tcx, has(6, 6), "tcx came with 6.6");
+    assert_eq!(lab.mode, XdpMode::Native, "every veth runs XDP");
+    note(if has(5, 18) {
+        "feature xdp-fragments native"
+    } else {
+        "feature xdp-fragments absent"
+    });
+    note(if Path::new("/proc/net/ip_vs").exists() {
+        "feature ipvs native"
+    } else {
+        "feature ipvs absent"
+    });
+}
+
+/// The first two numbers of the kernel's release.
+fn kernel() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next())
 }

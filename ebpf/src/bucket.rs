@@ -168,11 +168,7 @@ impl MapBucketV6 {
     #[inline(always)]
     fn word_at(self, slot: u32, word: usize) -> *mut u64 {
         // SAFETY: a slot is eight words, the mask keeps the slot within the bucket, and `word` is below eight.
-        unsafe {
-            self.0
-                .cast::<u64>()
-                .add(within(slot) * 8 + word)
-        }
+        unsafe { self.0.cast::<u64>().add(within(slot) * 8 + word) }
     }
 
     #[inline(always)]

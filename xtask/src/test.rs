@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::Stdio,
     time::Instant,
 };
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build_ebpf, cargo, command, machine, progress::Progress, setup, up, workspace::Workspace,
+    build_ebpf, cargo, command, machine, progress::Progress, setup, up, vm, workspace::Workspace,
 };
 
 /// Which tests to run.
@@ -24,6 +25,12 @@ pub struct Options {
     /// The kinds to run; unless told otherwise unit, kernel and e2e
     #[arg(value_enum)]
     kinds: Vec<Kind>,
+    /// Writes the results of the tests in virtual machines as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Writes what the tests in virtual machines found down: instruction counts, and the README's table of kernels
+    #[arg(long)]
+    record: bool,
 }
 
 /// Kinds of tests, by what they need.
@@ -43,10 +50,13 @@ enum Kind {
 
 /// What test runs came to.
 #[derive(Debug, Default, PartialEq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub struct Totals {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed.
+    pub failed: u64,
+    /// Tests that were left out.
+    pub ignored: u64,
 }
 
 /// The command.
@@ -74,6 +84,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             }
             totals.add(&counted);
         }
+        if kind == Kind::Vm {
+            totals.add(&in_machines(workspace, &progress, options)?);
+        }
         progress.say(&format!(
             "== {} tests took {:.0} s",
             kind.name(),
@@ -82,6 +95,21 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     finish(&totals, &broken);
     Ok(())
+}
+
+/// The kernel tests in virtual machines.
+fn in_machines(workspace: &Workspace, progress: &Progress, options: &Options) -> Result<Totals> {
+    let plan = vm::Plan {
+        junit: options.junit.clone(),
+        record: options.record,
+        table: options.record,
+        ..vm::Plan::new(&vm::MATRIX)
+    };
+    let mut totals = Totals::default();
+    for report in vm::run_tests(workspace, progress, &plan)? {
+        totals.add(&report.totals());
+    }
+    Ok(totals)
 }
 
 /// The last line is the one that says it all.
@@ -246,6 +274,8 @@ mod tests {
     fn bare_is_everything_but_virtual_machines() {
         let kinds = |kinds: &[Kind]| Options {
             kinds: kinds.to_vec(),
+            junit: None,
+            record: false,
         };
         let ordinary = BTreeSet::from([Kind::Unit, Kind::Kernel, Kind::E2e]);
         assert_eq!(kinds(&[]).expand(), ordinary);

@@ -101,11 +101,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             table: false,
         };
         let reports = run_tests(workspace, &progress, &plan)?;
-        if reports
-            .iter()
-            .flat_map(Report::cases)
-            .any(|case| case.has_failed())
-        {
+        if reports.iter().flat_map(Report::cases).any(Case::has_failed) {
             std::process::exit(1);
         }
         return Ok(());

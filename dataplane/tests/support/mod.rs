@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod cgroup;
+pub mod facts;
 pub mod family;
 pub mod generator;
 pub mod lab;

@@ -18,7 +18,7 @@ use super::{
     payload::Payload,
     tools,
 };
-use crate::{build_ebpf, cargo, command, progress::Progress, workspace::Workspace};
+use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, workspace::Workspace};
 
 /// The test programs that depend on the kernel: all of the dataplane's, and these of the agent's.
 const DATAPLANE: &str = "dataplane/tests";
@@ -150,10 +150,22 @@ impl Report {
         self.programs.iter().flat_map(|program| &program.cases)
     }
 
+    /// How many passed and failed.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for case in self.cases() {
+            match case.outcome {
+                Outcome::Passed => totals.passed += 1,
+                Outcome::Failed(_) => totals.failed += 1,
+                Outcome::Ignored => totals.ignored += 1,
+            }
+        }
+        totals
+    }
+
     fn summary(&self) -> String {
-        let failed = self.cases().filter(|case| case.has_failed()).count();
-        let all = self.cases().count();
-        format!("{}: {} passed, {failed} failed", self.release, all - failed)
+        let Totals { passed, failed, .. } = self.totals();
+        format!("{}: {passed} passed, {failed} failed", self.release)
     }
 
     /// Adds a test of ours.
@@ -216,11 +228,11 @@ fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
             "$(echo \"$ended $begun\" | awk '{ printf \"%.2f\", $1 - $2 }')"
         ),
     );
-    for (name, path) in tests {
-        script.push_str(&format!("run {name} '{}'\n", path.display()));
-    }
-    script.push_str("exit 0\n");
-    script
+    let runs = tests
+        .iter()
+        .map(|(name, path)| format!("run {name} '{}'\n", path.display()));
+    script.extend(runs);
+    script + "exit 0\n"
 }
 
 /// One line of what cargo says in JSON.
