@@ -14,7 +14,7 @@ use portolan_abi::{
 use crate::maps::{self, Family, Maps};
 
 macro_rules! stages {
-    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $open:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident) => {
+    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident) => {
         #[unsafe(no_mangle)]
         extern "C" fn $in_flows(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
             with(packet, |packet, maps| {
@@ -60,18 +60,6 @@ macro_rules! stages {
             };
             with(packet, |packet, maps| {
                 reply::from_source_nat(packet, maps, rewrite)
-            })
-        }
-
-        #[unsafe(no_mangle)]
-        extern "C" fn $open(
-            packet: *const Packet<$family>,
-            hash: u64,
-            hook: u32,
-            leaves: u32,
-        ) -> u64 {
-            with(packet, |packet, maps| {
-                open::open(packet, hash, Hook(hook), leaves, maps)
             })
         }
 
@@ -150,17 +138,6 @@ macro_rules! stages {
             }
 
             #[inline(always)]
-            fn open(
-                &self,
-                packet: &Packet<$family>,
-                hash: u64,
-                hook: Hook,
-                leaves: u32,
-            ) -> Outcome {
-                Outcome($open(packet, hash, hook.0, leaves))
-            }
-
-            #[inline(always)]
             fn choose(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
                 Outcome($choose(packet, hash, hook.0))
             }
@@ -195,8 +172,8 @@ macro_rules! stages {
     };
 }
 
-stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, open_v4, choose_v4, world_v4, give_slot_v4, give_port_v4);
-stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, open_v6, choose_v6, world_v6, give_slot_v6, give_port_v6);
+stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, choose_v4, world_v4, give_slot_v4, give_port_v4);
+stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, choose_v6, world_v6, give_slot_v6, give_port_v6);
 
 /// Runs a stage over the maps. A global function must expect null, though no caller passes it.
 #[inline(always)]

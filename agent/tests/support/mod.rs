@@ -286,6 +286,14 @@ fn show_shim_logs(pods: &Path) {
     }
 }
 
+/// The first two numbers of the kernel's release.
+pub fn kernel() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next())
+}
+
 /// A pod of namespace default with a name and uid of its own.
 #[allow(
     clippy::needless_pass_by_value,

@@ -25,6 +25,8 @@ pub const NOBODY: u32 = u32::MAX;
 
 /// Chooses a backend and gives the flow its slot, if a service is concerned. `leaves` is the backend that the flow had
 /// so far, or [`NOBODY`].
+///
+/// Each stage is called from here and none from another: kernels before 6.2 have little stack for nested calls.
 #[inline(always)]
 pub fn open<A: Address, T: Stages<A>>(
     packet: &Packet<A>,
@@ -38,35 +40,13 @@ pub fn open<A: Address, T: Stages<A>>(
         return chosen;
     }
     let id = chosen.number();
-    let Some(backend) = tables.backend(id) else {
-        return Outcome::PASS;
-    };
-    let itself = backend.is_at(packet.source, backend.port);
-    let keeps_source = matches!(
-        backend.delivery,
-        delivery::PEER | delivery::GATEWAY | delivery::DIRECT
-    );
-    let source_nat = itself
-        || (hook.is_uplink() && !keeps_source)
-        || (!hook.is_uplink() && is_beyond(backend, tables));
-    if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
-        return Outcome::PASS;
-    }
-    let outcome = if source_nat {
-        if tables.node_address() == A::default() {
-            return Outcome::drop(DropReason::NoNodeAddress);
+    if !chosen.takes_port() {
+        let given = tables.give_slot(packet, hash, id, leaves);
+        if given != Outcome::UNKNOWN {
+            return given;
         }
-        tables.give_port(packet, hash, id, leaves)
-    } else {
-        match tables.give_slot(packet, hash, id, leaves) {
-            Outcome::UNKNOWN => tables.give_port(packet, hash, id, leaves),
-            given => given,
-        }
-    };
-    if outcome.is_opened() && backend.offers & offers::COUNTED != 0 {
-        tables.add_connection(id);
     }
-    outcome
+    tables.give_port(packet, hash, id, leaves)
 }
 
 /// Whether the packets of a flow leave the node by the uplink that its replies come back by.
@@ -87,7 +67,7 @@ fn is_beyond<A: Address, T: Tables<A>>(backend: &Backend, tables: &T) -> bool {
         && tables.network(A::from_words(backend.address)) & kind::INSIDE == 0
 }
 
-/// [`choose`] for the client that sent a packet.
+/// [`choose`] for the client that sent a packet, and whether the node's address must stand in for the client's.
 #[inline(always)]
 pub fn choose_for<A: Address, T: Tables<A>>(
     packet: &Packet<A>,
@@ -97,7 +77,31 @@ pub fn choose_for<A: Address, T: Tables<A>>(
 ) -> Outcome {
     let address = frontend(packet, hook, tables);
     let key = ServiceKey::new(address, packet.destination_port, packet.protocol);
-    choose(packet.source, &key, hash, hook.origin(), tables)
+    let chosen = choose(packet.source, &key, hash, hook.origin(), tables);
+    if chosen.is_settled() {
+        return chosen;
+    }
+    let Some(backend) = tables.backend(chosen.number()) else {
+        return Outcome::PASS;
+    };
+    let itself = backend.is_at(packet.source, backend.port);
+    let keeps_source = matches!(
+        backend.delivery,
+        delivery::PEER | delivery::GATEWAY | delivery::DIRECT
+    );
+    let source_nat = itself
+        || (hook.is_uplink() && !keeps_source)
+        || (!hook.is_uplink() && is_beyond(backend, tables));
+    if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
+        return Outcome::PASS;
+    }
+    if !source_nat {
+        return chosen;
+    }
+    if tables.node_address() == A::default() {
+        return Outcome::drop(DropReason::NoNodeAddress);
+    }
+    chosen.with_port()
 }
 
 /// The address that a client knocked at, as this node knows it: another node's node port is one of its own, too.
@@ -245,7 +249,10 @@ pub fn give_slot<A: Address, T: Tables<A>>(
     let wish = insertion(leaves, Victim::Confirmed);
     let inserted = flow_table::insert(&bucket, home(hash), &key, meta, wish, now);
     match inserted.kind() {
-        Inserted::NEW => count(forward.opened(), inserted.victim()),
+        Inserted::NEW => {
+            count_connection(backend, tables);
+            count(forward.opened(), inserted.victim())
+        }
         Inserted::EXISTING => Outcome::forward(inserted.meta_of(&bucket).backend(), Be16(0)),
         // The hash gives the next packet the same backend, and that packet will find a slot.
         _ => forward.with(Event::ForwardedWithoutSlot),
@@ -287,6 +294,7 @@ pub fn give_port<A: Address, T: Tables<A>>(
         let port = source_nat::port_of_place(index, inserted.slot());
         match inserted.kind() {
             Inserted::NEW => {
+                count_connection(backend, tables);
                 return count(Outcome::forward(backend, port).opened(), inserted.victim());
             }
             Inserted::EXISTING => {
@@ -298,6 +306,17 @@ pub fn give_port<A: Address, T: Tables<A>>(
         attempt += 1;
     }
     Outcome::drop(DropReason::PortsExhausted)
+}
+
+/// Counts a flow that begins, if its service asks how many a backend has.
+#[inline(always)]
+fn count_connection<A: Address, T: Tables<A>>(backend: u32, tables: &T) {
+    if tables
+        .backend(backend)
+        .is_some_and(|entry| entry.offers & offers::COUNTED != 0)
+    {
+        tables.add_connection(backend);
+    }
 }
 
 #[inline(always)]

@@ -29,8 +29,8 @@ pub enum Action {
 /// An action with what belongs to it.
 ///
 /// ```text
-///  63........48      47..40        37    36      35..32   31............0
-///  source port  reason, event + 1  ended  opened  action   backend, service
+///  63........48      47..40            38       37     36     35..32   31............0
+///  source port  reason, event + 1  takes port  ended  opened  action   backend, service
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -40,6 +40,7 @@ impl Outcome {
     const ACTION_SHIFT: u32 = 32;
     const OPENED: u64 = 1 << 36;
     const ENDED: u64 = 1 << 37;
+    const TAKES_PORT: u64 = 1 << 38;
     const REASON_SHIFT: u32 = 40;
     const PORT_SHIFT: u32 = 48;
 
@@ -57,6 +58,13 @@ impl Outcome {
     #[inline(always)]
     pub const fn rechoose(backend: u32) -> Self {
         Self::of(Action::Rechoose, backend)
+    }
+
+    /// With the note that the flow takes a port of the node's address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_port(self) -> Self {
+        Self(self.0 | Self::TAKES_PORT)
     }
 
     /// To a backend; `port` is the source that source NAT gives, zero without.
@@ -135,6 +143,12 @@ impl Outcome {
     #[inline(always)]
     pub const fn is_opened(self) -> bool {
         self.0 & Self::OPENED != 0
+    }
+
+    /// Whether the flow takes a port of the node's address.
+    #[inline(always)]
+    pub const fn takes_port(self) -> bool {
+        self.0 & Self::TAKES_PORT != 0
     }
 
     /// Whether a flow ended.

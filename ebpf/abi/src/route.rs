@@ -3,7 +3,7 @@
 use crate::{
     address::Address,
     hash,
-    open::NOBODY,
+    open::{NOBODY, open},
     outcome::{Action, Outcome},
     parse::Packet,
     rewrite::Rewrite,
@@ -42,7 +42,7 @@ pub fn route<A: Address, T: Stages<A>>(
     if outcome.is_settled() {
         return outcome;
     }
-    let leaves = match outcome.action() {
+    let mut leaves = match outcome.action() {
         Action::Rechoose => outcome.number(),
         _ => NOBODY,
     };
@@ -61,10 +61,10 @@ pub fn route<A: Address, T: Stages<A>>(
             return found;
         }
         if found.action() as u8 == Action::Rechoose as u8 {
-            return tables.open(packet, hash, hook, found.number());
+            leaves = found.number();
         }
     }
-    tables.open(packet, hash, hook, leaves)
+    open(packet, hash, hook, leaves, tables)
 }
 
 /// Looks in both buckets of the source NAT table.

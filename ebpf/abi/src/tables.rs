@@ -155,12 +155,6 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
         reply::from_source_nat(packet, self, rewrite)
     }
 
-    /// [`open::open`].
-    #[inline(always)]
-    fn open(&self, packet: &Packet<A>, hash: u64, hook: Hook, leaves: u32) -> Outcome {
-        open::open(packet, hash, hook, leaves, self)
-    }
-
     /// [`open::choose_for`].
     #[inline(always)]
     fn choose(&self, packet: &Packet<A>, hash: u64, hook: Hook) -> Outcome {

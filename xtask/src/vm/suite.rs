@@ -29,6 +29,12 @@ const TOOLS: [&str; 8] = [
     "bash", "ethtool", "ip", "nsenter", "ping", "sysctl", "tar", "tc",
 ];
 
+/// Files of this machine that the tests read: without certificates a client of registries does not even start.
+const FILES: [&str; 1] = ["/etc/ssl/certs/ca-certificates.crt"];
+
+/// How many random packets the differential test throws: an emulated CPU is slow, and the machine's own kernel gets more.
+const RANDOM_PACKETS: u32 = 10_000;
+
 /// Where a job leaves files for us.
 const RESULTS: &str = "/results";
 
@@ -72,6 +78,9 @@ impl Suite {
         }
         for tool in TOOLS {
             payload.add_program(tool)?;
+        }
+        for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
+            payload.add_file(file, file)?;
         }
         for object in build_ebpf::objects(workspace)? {
             payload.add_file(&object, &object)?;
@@ -211,6 +220,7 @@ fn fault(end: &End, limit: Duration) -> Option<String> {
 fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
     let mut script = format!(
         "#!/bin/sh\nexport PORTOLAN_EBPF_OBJECT='{}' PORTOLAN_FACTS={RESULTS}/{} RUST_BACKTRACE=0\n\
+         export PORTOLAN_DIFFERENTIAL_PACKETS={RANDOM_PACKETS}\n\
          run() {{\n\
          \x20   echo \"{}\"\n\
          \x20   read begun _ < /proc/uptime\n\
