@@ -326,6 +326,10 @@ async fn killed_shim_is_replaced_and_the_exit_code_is_not_lost() {
         (137, "ContainerStatusUnknown".into())
     };
     assert_eq!(end(&status), expected);
+    support::note(match expected.0 {
+        5 => "feature orphans native",
+        _ => "feature orphans absent",
+    });
     assert!(
         node.log(&uid, "c", 0).ends_with("bye\n"),
         "the new shim writes the log on"

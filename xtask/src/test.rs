@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Instant,
 };
@@ -22,7 +22,7 @@ use crate::{
 The kernel tests throw 200,000 random packets at the programs and at a model of them. For a long run set
 PORTOLAN_DIFFERENTIAL_PACKETS=10000000; PORTOLAN_DIFFERENTIAL_SEED repeats the run that a failure names.")]
 pub struct Options {
-    /// The kinds to run; unless told otherwise unit, kernel and e2e
+    /// The kinds to run; unless told otherwise unit, kernel and e2e, and some of the kernel tests in one virtual machine
     #[arg(value_enum)]
     kinds: Vec<Kind>,
     /// Writes the results of the tests in virtual machines as JUnit XML
@@ -85,7 +85,14 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             totals.add(&counted);
         }
         if kind == Kind::Vm {
-            totals.add(&in_machines(workspace, &progress, options)?);
+            let plan = vm::Plan {
+                junit: options.junit.clone(),
+                counts: !options.record,
+                record: options.record,
+                table: options.record,
+                ..vm::Plan::new(&vm::MATRIX)
+            };
+            totals.add(&in_machines(workspace, &progress, &plan)?);
         }
         progress.say(&format!(
             "== {} tests took {:.0} s",
@@ -93,23 +100,49 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             begun.elapsed().as_secs_f64()
         ));
     }
+    if options.kinds.is_empty() {
+        totals.add(&in_one_machine(
+            workspace,
+            &progress,
+            options.junit.as_deref(),
+        )?);
+    }
     finish(&totals, &broken);
     Ok(())
 }
 
 /// The kernel tests in virtual machines.
-fn in_machines(workspace: &Workspace, progress: &Progress, options: &Options) -> Result<Totals> {
-    let plan = vm::Plan {
-        junit: options.junit.clone(),
-        record: options.record,
-        table: options.record,
-        ..vm::Plan::new(&vm::MATRIX)
-    };
+fn in_machines(workspace: &Workspace, progress: &Progress, plan: &vm::Plan) -> Result<Totals> {
     let mut totals = Totals::default();
-    for report in vm::run_tests(workspace, progress, &plan)? {
+    for report in vm::run_tests(workspace, progress, plan)? {
         totals.add(&report.totals());
     }
     Ok(totals)
+}
+
+/// Some of the kernel tests in one virtual machine: another kernel than this machine's, and control groups of version 2
+/// alone, in about a minute.
+fn in_one_machine(
+    workspace: &Workspace,
+    progress: &Progress,
+    junit: Option<&Path>,
+) -> Result<Totals> {
+    progress.say("\n== kernel tests in one virtual machine");
+    if !setup::archive::is_debian() {
+        progress
+            .say("left out: the kernels of virtual machines are Debian's, and this is not Debian");
+        return Ok(Totals {
+            ignored: 1,
+            ..Totals::default()
+        });
+    }
+    let plan = vm::Plan {
+        tests: vm::SELECTION.map(str::to_owned).to_vec(),
+        junit: junit.map(Path::to_owned),
+        counts: false,
+        ..vm::Plan::new(&[vm::STABLE])
+    };
+    in_machines(workspace, progress, &plan)
 }
 
 /// The last line is the one that says it all.

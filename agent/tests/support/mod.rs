@@ -286,6 +286,20 @@ fn show_shim_logs(pods: &Path) {
     }
 }
 
+/// Notes what was found out of the kernel for whoever collects it: `cargo xtask vm` does.
+pub fn note(fact: &str) {
+    use std::io::Write as _;
+    let Some(path) = std::env::var_os("PORTOLAN_FACTS") else {
+        return;
+    };
+    std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(format!("{fact}\n").as_bytes()))
+        .expect("facts can be written down");
+}
+
 /// The first two numbers of the kernel's release.
 pub fn kernel() -> (u32, u32) {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");

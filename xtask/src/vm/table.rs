@@ -49,12 +49,12 @@ const ROWS: &[Row] = &[
         source: Source::Tests("containers", &["cpu_limit_is_the_kernels"]),
     },
     Row {
-        feature: "container limits: processes",
-        source: Source::Tests("containers", &["process_limit_is_the_kernels"]),
+        feature: "container limits: devices (control groups of version 2)",
+        source: Source::Tests("containers", &["devices_are_only_those_allowed"]),
     },
     Row {
-        feature: "container limits: devices",
-        source: Source::Tests("containers", &["devices_are_only_those_allowed"]),
+        feature: "exit code of a container whose shim was killed",
+        source: Source::Fact("orphans"),
     },
     Row {
         feature: "IPVS, to compare with",
