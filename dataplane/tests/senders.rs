@@ -44,7 +44,7 @@ fn send_as(lab: &Lab, source: IpAddr, to: SocketAddr, length: usize) -> io::Resu
 
 #[test]
 fn a_pod_cannot_send_with_anothers_address() {
-    for mode in [TcMode::Tcx, TcMode::Clsact] {
+    for mode in support::tc_modes() {
         let mut lab = Lab::with(Transmit::Never, |config| config.tc = Some(mode));
         serve(&lab.local, "local", TARGET);
         let local = LOCAL.map(|at| backend(at, Locality::Node)).to_vec();

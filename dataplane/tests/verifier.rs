@@ -65,7 +65,7 @@ fn programs_hang_on_the_best_hooks_that_the_kernel_has() {
         XdpMode::Generic => "feature xdp fallback: generic",
         XdpMode::Absent => "feature xdp absent",
     });
-    let has = |major, minor| kernel() >= (major, minor);
+    let has = |major, minor| support::kernel() >= (major, minor);
     assert_eq!(tcx, has(6, 6), "tcx came with 6.6");
     assert_eq!(lab.mode, XdpMode::Native, "every veth runs XDP");
     note(if has(5, 18) {
@@ -78,12 +78,4 @@ fn programs_hang_on_the_best_hooks_that_the_kernel_has() {
     } else {
         "feature ipvs absent"
     });
-}
-
-/// The first two numbers of the kernel's release.
-fn kernel() -> (u32, u32) {
-    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
-    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0);
-    (next(), next())
 }

@@ -161,6 +161,8 @@ impl Programs {
         let object = Path::new(interface);
         match tc::qdisc_add_clsact(interface) {
             Ok(()) | Err(TcError::AlreadyAttached) => {}
+            // It stays when filters go, and may be another's.
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(kernel("add clsact to", object, error)),
         }
         // What a process that died before it had written the pin left behind.

@@ -19,6 +19,28 @@ pub mod talk;
 
 use std::path::{Path, PathBuf};
 
+use portolan_dataplane::model::TcMode;
+
+/// The ways to attach tc programs that this kernel has.
+pub fn tc_modes() -> Vec<TcMode> {
+    let mut modes = vec![TcMode::Clsact];
+    if kernel() >= (6, 6) {
+        modes.push(TcMode::Tcx);
+    }
+    modes
+}
+
+/// The first two numbers of the kernel's release.
+///
+/// # Panics
+/// If the kernel does not say it.
+pub fn kernel() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next())
+}
+
 /// The kernel object under test. Without it there is nothing to test, and the test says what to do.
 ///
 /// # Panics
