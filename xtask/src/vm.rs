@@ -40,8 +40,9 @@ use payload::Payload;
 pub use suite::Report;
 use suite::Suite;
 
-/// The kernels that are tested unless told otherwise: the oldest that Debian still has, those of its releases, the newest.
-pub const MATRIX: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+/// The kernels that are tested unless told otherwise: the oldest of Debian's that the kernel programs load in, those of its
+/// later releases, the newest. 5.10 has no atomic instructions but addition, which the flow table needs more than.
+pub const MATRIX: [&str; 3] = ["6.1", STABLE, "newest"];
 /// The newest of Debian's stable releases.
 pub const STABLE: &str = "6.12";
 /// The test programs that say most in the shortest time.
