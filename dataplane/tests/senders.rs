@@ -10,7 +10,7 @@ use std::{
 
 use portolan_dataplane::{
     Transmit,
-    model::{Locality, Protocol, TcMode},
+    model::{Locality, Protocol},
 };
 use support::{
     lab::{self, CLIENT, CLUSTER, LOCAL, Lab, PORT, TARGET, address, backend, service},
