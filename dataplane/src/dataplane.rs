@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 use portolan_abi::{
@@ -21,6 +22,7 @@ use crate::{
     Config, Error, Observed, PodInterface, Swept, affinity,
     backends::{self, Backends, Place},
     flows,
+    local_share::BackendLoad,
     maps::{self, Maps, failed, names},
     model::{
         self, DropCount, EventCount, Flow, Locality, Network, Service, ServiceCounters,
@@ -53,6 +55,8 @@ pub struct Dataplane {
     uplink: Option<String>,
     sweeps: u32,
     ender: Ender,
+    /// What the last sweep counted.
+    census: Option<flows::Census>,
 }
 
 /// One sweep of so many looks at the map of session affinity too, whose entries last minutes at least.
@@ -87,6 +91,7 @@ impl Dataplane {
             uplink: None,
             sweeps: 0,
             ender: Ender::default(),
+            census: None,
         };
         dataplane.forget_lost_pods()?;
         Ok(dataplane)
@@ -296,6 +301,14 @@ impl Dataplane {
         view::services(&self.maps, &self.services)
     }
 
+    /// Moves the share of new flows that stays on this node, for every service that leaves it to load, by how this node's
+    /// backends are; see [`crate::local_share`]. To be called about once a second, with the loads of the pods of this
+    /// node that are known, and `now` of a clock that never goes back.
+    pub fn balance(&mut self, loads: &BTreeMap<IpAddr, BackendLoad>, now: Duration) {
+        let connections = |id: u32| self.census.as_ref().map_or(0, |census| census.open(id));
+        self.services.balance(&self.maps, loads, connections, now);
+    }
+
     /// Every flow in the tables.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
         Ok(flows::list(&self.maps, &self.services.names()))
@@ -320,10 +333,12 @@ impl Dataplane {
     /// a second.
     pub fn sweep(&mut self) -> Result<Swept, Error> {
         let census = flows::sweep(&self.maps);
-        let freed = self
+        let (live, expired) = (census.live, census.expired);
+        let freed_backends = self
             .backends
             .collect(&self.maps, |id| census.is_referred(id));
         self.backends.count(&self.maps, |id| census.open(id));
+        self.census = Some(census);
         self.sweeps = (self.sweeps + 1) % AFFINITY_EVERY;
         if self.sweeps == 0 {
             affinity::sweep(&self.maps, &self.services.affinities())?;
@@ -335,9 +350,9 @@ impl Dataplane {
             self.look_at_uplink(interface, index)?;
         }
         Ok(Swept {
-            live: census.live,
-            expired: census.expired,
-            freed_backends: freed,
+            live,
+            expired,
+            freed_backends,
         })
     }
 

@@ -73,6 +73,7 @@ mod driver;
 mod error;
 mod flows;
 mod frontends;
+pub mod local_share;
 mod maps;
 pub mod model;
 mod networks;

@@ -253,6 +253,9 @@ pub struct ServiceCounters {
     pub remote: ClassCounters,
     /// New flows refused because no backend could take them.
     pub refused: u64,
+    /// Of a thousand new flows, how many stay with this node's backends; `None` where nothing decides that by load.
+    #[serde(default)]
+    pub local_share: Option<u16>,
 }
 
 impl From<ClassCount> for ClassCounters {
@@ -274,6 +277,7 @@ impl From<ServiceCount> for ServiceCounters {
             zone,
             remote,
             refused: count.refused,
+            local_share: None,
         }
     }
 }

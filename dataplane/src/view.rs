@@ -108,8 +108,11 @@ pub fn services(
     services
         .iter()
         .map(|(id, service)| {
-            let count = maps.service_count(id)?;
-            Ok((service.clone(), ServiceCounters::from(count)))
+            let counters = ServiceCounters {
+                local_share: services.local_share(maps, id, &service.name),
+                ..ServiceCounters::from(maps.service_count(id)?)
+            };
+            Ok((service.clone(), counters))
         })
         .collect()
 }

@@ -5,6 +5,7 @@
 
 mod install;
 mod restore;
+mod shares;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -24,6 +25,7 @@ use crate::{
     backends::{Backends, Place},
     dataplane::Withdrawal,
     frontends::{self, Key},
+    local_share::State,
     maps::{Maps, failed},
     model::{Algorithm, Backend, Service, ServiceName},
     ranges::Ranges,
@@ -88,10 +90,15 @@ impl Installed {
         entry
     }
 
+    fn backend_id(&self, address: IpAddr, port: u16) -> Option<u32> {
+        let place = self
+            .backends
+            .binary_search_by_key(&(address, port), |(address, port, _)| (*address, *port));
+        place.ok().map(|place| self.backends[place].2)
+    }
+
     fn has_backend(&self, address: IpAddr, port: u16) -> bool {
-        self.backends
-            .binary_search_by_key(&(address, port), |(address, port, _)| (*address, *port))
-            .is_ok()
+        self.backend_id(address, port).is_some()
     }
 }
 
@@ -106,6 +113,8 @@ pub struct Services {
     lines: Lines,
     quarantine: VecDeque<(Instant, ChoiceTable)>,
     ranges: Ranges,
+    /// By the ids of the services that do not keep all of their new flows, or did not of late.
+    shares: HashMap<u32, State>,
     /// Addresses whose backends get no new flows, whatever callers want.
     withdrawn: BTreeSet<(IpAddr, Withdrawal)>,
 }

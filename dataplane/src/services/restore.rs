@@ -35,6 +35,7 @@ impl Services {
             lines: Lines::new(maps.choices.len()),
             quarantine: VecDeque::new(),
             ranges: Ranges::restore(maps)?,
+            shares: HashMap::new(),
             withdrawn: BTreeSet::new(),
         };
         let mut names = BTreeMap::new();
