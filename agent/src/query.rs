@@ -5,7 +5,7 @@
 use std::{fmt::Write, path::Path};
 
 use portolan_dataplane::{
-    model::{ClassCounters, DropCount, Flow, Frontend, Locality, Protocol, Scope, Service},
+    model::{Backend, ClassCounters, DropCount, Flow, Frontend, Locality, Protocol, Scope},
     report::{Filter, PacketReport},
 };
 use serde::de::DeserializeOwned;
@@ -184,6 +184,7 @@ fn services_table(reports: &[ServiceReport]) -> String {
         "SERVICE",
         "FRONTENDS",
         "BACKENDS",
+        "STAYS",
         "LOCAL",
         "ZONE",
         "REMOTE",
@@ -192,30 +193,23 @@ fn services_table(reports: &[ServiceReport]) -> String {
         "RESETS",
     ];
     let rows = reports.iter().map(|report| {
-        let Service {
-            frontends,
-            backends,
-            ..
-        } = &report.service;
+        let service = report.service.as_ref();
+        let frontends = service.into_iter().flat_map(|service| &service.frontends);
+        let backends = service.into_iter().flat_map(|service| &service.backends);
         let counters = &report.counters;
+        let refusal = report
+            .error
+            .iter()
+            .map(|error| format!("not in the maps: {error}"));
+        let stays = counters.local_share.map_or_else(
+            || "-".to_owned(),
+            |share| format!("{}.{} %", share / 10, share % 10),
+        );
         let mut row = vec![
             vec![report.name.0.clone()],
-            frontends.iter().map(frontend_text).collect(),
-            backends
-                .iter()
-                .map(|backend| {
-                    let locality = locality_text(backend.locality);
-                    let ending = if backend.terminating {
-                        ", terminating"
-                    } else {
-                        ""
-                    };
-                    format!(
-                        "{} ({locality}{ending})",
-                        endpoint_text((backend.address, backend.port))
-                    )
-                })
-                .collect(),
+            frontends.map(frontend_text).chain(refusal).collect(),
+            backends.map(backend_text).collect(),
+            vec![stays],
         ];
         let classes = counters.classes().map(|(_, class)| class);
         let sum = |of: fn(&ClassCounters) -> u64| classes.iter().map(of).sum::<u64>();
@@ -233,6 +227,23 @@ fn services_table(reports: &[ServiceReport]) -> String {
         row
     });
     table(&headers, rows)
+}
+
+fn backend_text(backend: &Backend) -> String {
+    let locality = locality_text(backend.locality);
+    let ending = if backend.terminating {
+        ", terminating"
+    } else {
+        ""
+    };
+    let weight = match backend.weight {
+        Backend::ORDINARY_WEIGHT => String::new(),
+        weight => format!(", weight {weight}"),
+    };
+    format!(
+        "{} ({locality}{ending}{weight})",
+        endpoint_text((backend.address, backend.port))
+    )
 }
 
 fn flows_table(flows: &[Flow]) -> String {
@@ -377,15 +388,24 @@ mod tests {
                 "local": {"flows": 99, "packets": 990, "bytes": 63000, "resets": 2},
                 "zone": {"flows": 0, "packets": 0, "bytes": 0, "resets": 0},
                 "remote": {"flows": 1, "packets": 10, "bytes": 1000, "resets": 0},
+                "refused": 0, "local_share": 925
+            }
+        }, {
+            "name": "default/web:81/TCP", "service": null, "error": "10.96.0.10:80 belongs to default/web:80/TCP already",
+            "counters": {
+                "local": {"flows": 0, "packets": 0, "bytes": 0, "resets": 0},
+                "zone": {"flows": 0, "packets": 0, "bytes": 0, "resets": 0},
+                "remote": {"flows": 0, "packets": 0, "bytes": 0, "resets": 0},
                 "refused": 0
             }
         }]);
         let reports: Vec<ServiceReport> = parse(reports).expect("reports");
         let shown = services_table(&reports);
         let expected = [
-            "SERVICE              FRONTENDS         BACKENDS                                  LOCAL   ZONE   REMOTE   REFUSED   PACKETS   RESETS",
-            "default/web:80/TCP   10.96.0.10:80     10.244.1.1:8080 (node)                    99      0      1        0         1000      2",
-            "                     node port 30080   [fd00::1]:8080 (elsewhere, terminating)",
+            "SERVICE              FRONTENDS                                                              BACKENDS                                  STAYS    LOCAL   ZONE   REMOTE   REFUSED   PACKETS   RESETS",
+            "default/web:80/TCP   10.96.0.10:80                                                          10.244.1.1:8080 (node)                    92.5 %   99      0      1        0         1000      2",
+            "                     node port 30080                                                        [fd00::1]:8080 (elsewhere, terminating)",
+            "default/web:81/TCP   not in the maps: 10.96.0.10:80 belongs to default/web:80/TCP already                                             -        0       0      0        0         0         0",
         ];
         assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "\n{shown}");
     }

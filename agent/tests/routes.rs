@@ -16,6 +16,7 @@ use portolan_agent::{
 };
 use portolan_dataplane::{
     Error, Observed, PodInterface, Swept,
+    local_share::BackendLoad,
     model::{
         DropCount, EventCount, Flow, Locality, Protocol, ReturnPath, Service, ServiceCounters,
         ServiceName,
@@ -136,6 +137,8 @@ impl Maps for FakeMaps {
     fn describe(&self, _observed: &Observed) -> Vec<PacketReport> {
         Vec::new()
     }
+
+    fn balance(&mut self, _: &BTreeMap<IpAddr, BackendLoad>, _: Duration) {}
 
     fn sweep(&mut self) -> Result<Swept, Error> {
         Ok(Swept::default())

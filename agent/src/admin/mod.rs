@@ -69,8 +69,11 @@ pub enum Response {
 pub struct ServiceReport {
     /// Its name.
     pub name: ServiceName,
-    /// As it stands in the maps.
-    pub service: Service,
+    /// As it stands in the maps; `None` for one that could not get in.
+    pub service: Option<Service>,
+    /// Why its newest version is not in the maps; what stands there stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// What has been counted.
     pub counters: ServiceCounters,
 }

@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use portolan_dataplane::{
     Dataplane, Error, Observed, PodInterface, Swept,
+    local_share::BackendLoad,
     model::{DropCount, EventCount, Flow, Network, Service, ServiceCounters, ServiceName},
     report::PacketReport,
 };
@@ -53,6 +54,8 @@ pub trait Maps: Send + 'static {
     fn describe(&self, observed: &Observed) -> Vec<PacketReport>;
     /// See [`Dataplane::sweep`].
     fn sweep(&mut self) -> Result<Swept, Error>;
+    /// See [`Dataplane::balance`].
+    fn balance(&mut self, loads: &BTreeMap<IpAddr, BackendLoad>, now: Duration);
 }
 
 impl Maps for Dataplane {
@@ -110,6 +113,10 @@ impl Maps for Dataplane {
 
     fn sweep(&mut self) -> Result<Swept, Error> {
         Dataplane::sweep(self)
+    }
+
+    fn balance(&mut self, loads: &BTreeMap<IpAddr, BackendLoad>, now: Duration) {
+        Dataplane::balance(self, loads, now);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Follows the control plane's routing table and makes the maps hold it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -57,8 +57,8 @@ pub struct RouteStatus {
     pub connected: bool,
     /// Services in the table.
     pub services: usize,
-    /// Services whose newest version the maps refused.
-    pub failed: usize,
+    /// Services whose newest version the maps refused, and why.
+    pub failures: BTreeMap<ServiceName, String>,
 }
 
 /// Why a session with the control plane ended.
@@ -86,7 +86,7 @@ pub struct Follower {
     tables: watch::Sender<Arc<Table>>,
     status: watch::Sender<RouteStatus>,
     /// Not in the maps as the table has them.
-    failed: BTreeSet<ServiceName>,
+    failed: BTreeMap<ServiceName, String>,
     /// What earlier agents left in the maps is there until the control plane has spoken.
     is_pruned: bool,
     needs_snapshot: bool,
@@ -110,7 +110,7 @@ impl Follower {
             table,
             tables,
             status: watch::Sender::default(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
             is_pruned: false,
             needs_snapshot: false,
         };
@@ -272,11 +272,12 @@ impl Follower {
 
     async fn retry(&mut self, requests: &mpsc::Sender<FollowRequest>) -> Result<(), SessionError> {
         let change = Change {
-            upserted: self.failed.clone(),
+            upserted: self.failed.keys().cloned().collect(),
             ..Change::default()
         };
+        let before = self.failed.clone();
         let errors = self.write(&change).await?;
-        if errors.is_empty() {
+        if errors.is_empty() || self.failed != before {
             self.publish(true);
             self.ack(errors, requests).await?;
         }
@@ -321,9 +322,15 @@ impl Follower {
                         self.failed.remove(&name);
                     }
                     Some(error) => {
-                        tracing::error!(service = name.0, error, "a service is not in the maps");
-                        errors.push(error);
-                        self.failed.insert(name);
+                        if self.failed.get(&name) != Some(&error) {
+                            tracing::error!(
+                                service = name.0,
+                                error,
+                                "a service is not in the maps"
+                            );
+                        }
+                        errors.push(error.clone());
+                        self.failed.insert(name, error);
                     }
                 }
             }
@@ -382,7 +389,7 @@ impl Follower {
             generation: table.generation,
             connected,
             services: table.services.len(),
-            failed: self.failed.len(),
+            failures: self.failed.clone(),
         });
     }
 }

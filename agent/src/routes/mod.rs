@@ -17,6 +17,7 @@
 mod convert;
 mod engine;
 mod follow;
+mod health;
 mod store;
 mod table;
 mod view;
@@ -25,6 +26,7 @@ mod withdrawal;
 pub use convert::{ConvertError, EndpointRoute, NodeRoute, ServiceRoute};
 pub use engine::{DataplaneStopped, DataplaneThread, Maps, Opening};
 pub use follow::{FollowConfig, Follower, RouteStatus};
+pub use health::answer_health_checks;
 pub use store::TableStore;
 pub use table::{Change, Table, UpdateError};
 pub use view::Here;

@@ -120,7 +120,7 @@ fn node_address(nodes: &BTreeMap<String, NodeRoute>, endpoint: &EndpointRoute) -
 
 #[cfg(test)]
 mod tests {
-    use portolan_dataplane::model::{Protocol, ServiceName, TrafficPolicy};
+    use portolan_dataplane::model::{Algorithm, Protocol, ServiceName, TrafficPolicy};
 
     use super::*;
 
@@ -155,7 +155,7 @@ mod tests {
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             distribution: Distribution::LoadAware,
-            algorithm: Default::default(),
+            algorithm: Algorithm::default(),
             return_path: None,
             affinity_seconds: None,
             source_ranges: Vec::new(),
@@ -180,9 +180,11 @@ mod tests {
             let backends = service.backends.iter();
             backends.map(|backend| backend.locality).collect()
         };
-        use Locality::{Elsewhere, Node, Zone};
-        assert_eq!(localities("n1", "a"), [Node, Zone, Elsewhere]);
-        assert_eq!(localities("n9", ""), [Elsewhere; 3]);
+        assert_eq!(
+            localities("n1", "a"),
+            [Locality::Node, Locality::Zone, Locality::Elsewhere]
+        );
+        assert_eq!(localities("n9", ""), [Locality::Elsewhere; 3]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::Arc};
 
 use async_trait::async_trait;
 use portolan_dataplane::{
-    model::{TcMode, XdpMode},
+    model::{Service, ServiceCounters, TcMode, XdpMode},
     report::Filter,
 };
 use serde::Serialize;
@@ -38,14 +38,7 @@ impl Answers for NodeAnswers {
             Request::Status => encode(&self.status()),
             Request::Services => {
                 let services = self.read(|maps| maps.services()).await?;
-                let reports = services
-                    .into_iter()
-                    .map(|(service, counters)| ServiceReport {
-                        name: service.name.clone(),
-                        service,
-                        counters,
-                    });
-                encode(&reports.collect::<Vec<_>>())
+                encode(&self.reports(services))
             }
             Request::Flows => encode(&self.read(|maps| maps.flows()).await?),
             Request::Drops => encode(&self.read(|maps| maps.drops()).await?),
@@ -84,6 +77,27 @@ impl NodeAnswers {
         outcome.map_err(|error| chain(&error))
     }
 
+    /// The services of the maps, and those that should be there and could not get in.
+    fn reports(&self, services: Vec<(Service, ServiceCounters)>) -> Vec<ServiceReport> {
+        let mut failures = self.routes.borrow().failures.clone();
+        let mut reports: Vec<ServiceReport> = services
+            .into_iter()
+            .map(|(service, counters)| ServiceReport {
+                name: service.name.clone(),
+                error: failures.remove(&service.name),
+                service: Some(service),
+                counters,
+            })
+            .collect();
+        reports.extend(failures.into_iter().map(|(name, error)| ServiceReport {
+            name,
+            error: Some(error),
+            service: None,
+            counters: ServiceCounters::default(),
+        }));
+        reports
+    }
+
     fn status(&self) -> AgentStatus {
         let adoption = self.manager.adoption();
         let routes = self.routes.borrow().clone();
@@ -99,7 +113,7 @@ impl NodeAnswers {
             connected: routes.connected,
             epoch: routes.epoch,
             generation: routes.generation,
-            failed_services: routes.failed,
+            failed_services: routes.failures.len(),
             addresses: self.record.node_addresses.clone(),
             pods: self.manager.snapshot(),
         }

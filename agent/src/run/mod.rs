@@ -24,6 +24,7 @@ use tokio::{
 };
 
 mod answers;
+mod loads;
 mod peers;
 mod record;
 mod reports;
@@ -45,7 +46,10 @@ use crate::{
     metrics,
     network::{NodeNetwork, PodNetwork, PodNetworkConfig, VethPodNetwork},
     pod::{self, EventSeverity, Manager, PodChannels},
-    routes::{DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore},
+    routes::{
+        DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore,
+        answer_health_checks,
+    },
     streams::{self, StreamServer},
 };
 use answers::NodeAnswers;
@@ -123,7 +127,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             .with_context(|| format!("listen on {address} for metrics"))?;
         tasks.spawn(metrics::serve(listener, answers));
     }
-    tasks.spawn(start_streams(&node, manager).await?);
+    tasks.spawn(start_streams(&node, Arc::clone(&manager)).await?);
+    spawn_routing(&mut tasks, &node, manager, &follower);
     spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
 
@@ -227,6 +232,25 @@ async fn detach_strays(node: &Prepared, network: &VethPodNetwork) {
             tracing::warn!(error = %chain(&error), uid, "a pod's network is left behind");
         }
     }
+}
+
+/// What the routes need beside their follower: loads of pods for the shares that stay, and answers to health checks.
+fn spawn_routing(
+    tasks: &mut JoinSet<()>,
+    node: &Prepared,
+    manager: Arc<Manager>,
+    follower: &Follower,
+) {
+    tasks.spawn(answer_health_checks(
+        here(&node.args),
+        follower.tables(),
+        follower.status(),
+    ));
+    let place = loads::Place {
+        cgroup_root: node.record.cgroup_root.clone(),
+        cpus: u32::try_from(node.facts.machine.cpus).map_or(1.0, f64::from),
+    };
+    tasks.spawn(loads::keep_balanced(place, manager, node.dataplane.clone()));
 }
 
 /// The parts that run side by side for as long as the agent does.
@@ -367,16 +391,20 @@ fn pod_config(args: &RunArgs, record: &AgentRecord, facts: &NodeFacts) -> pod::C
     }
 }
 
+fn here(args: &RunArgs) -> Here {
+    Here {
+        node: args.node_name.clone(),
+        zone: args.zone.clone().unwrap_or_default(),
+        return_path: args.return_path,
+    }
+}
+
 async fn start_follower(node: &Prepared) -> anyhow::Result<Follower> {
     let args = &node.args;
     let config = FollowConfig {
         server: args.server.clone(),
         identity: node.identity.clone(),
-        here: Here {
-            node: args.node_name.clone(),
-            zone: args.zone.clone().unwrap_or_default(),
-            return_path: args.return_path,
-        },
+        here: here(args),
         state_dir: args.state_dir.clone(),
     };
     let stored = TableStore::new(&args.state_dir).load();

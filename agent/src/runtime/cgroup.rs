@@ -49,7 +49,7 @@ fn unified_of(mounts: &str) -> Option<PathBuf> {
 }
 
 /// The folders of `group` in every hierarchy that has it.
-fn folders(group: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn folders(group: &Path) -> io::Result<Vec<PathBuf>> {
     let relative = group.strip_prefix("/").unwrap_or(group);
     if relative.as_os_str().is_empty() {
         return Err(io::Error::new(
@@ -75,7 +75,7 @@ pub fn oom_kills(group: &Path) -> io::Result<u64> {
     Ok(0)
 }
 
-fn keyed(text: &str, key: &str) -> Option<u64> {
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
         (name == key).then(|| value.trim().parse().ok())?
@@ -173,7 +173,7 @@ fn visit(folder: &Path, act: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Res
 }
 
 /// Groups vanish while they are read.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 

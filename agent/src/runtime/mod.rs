@@ -11,6 +11,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod container;
+pub mod cpu;
 pub mod log;
 pub mod mount;
 pub mod process;

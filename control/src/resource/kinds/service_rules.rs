@@ -54,7 +54,12 @@ pub fn carry_over(object: &mut Value, old: &Value) {
 pub fn drop_with_type(object: &mut Value, old: &Value) {
     let is_kind = |service: &Value, kind: &str| meta::text(service, &["spec", "type"]) == kind;
     let only_of = |kind: &'static str| move |service: &Value| is_kind(service, kind);
-    let rules: [(&str, &dyn Fn(&Value) -> bool); 4] = [
+    let checks_health = |service: &Value| {
+        is_kind(service, "LoadBalancer")
+            && meta::text(service, &["spec", "externalTrafficPolicy"]) == "Local"
+    };
+    let rules: [(&str, &dyn Fn(&Value) -> bool); 5] = [
+        ("healthCheckNodePort", &checks_health),
         ("externalTrafficPolicy", &is_external),
         ("allocateLoadBalancerNodePorts", &only_of("LoadBalancer")),
         ("loadBalancerClass", &only_of("LoadBalancer")),
