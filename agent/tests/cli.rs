@@ -86,7 +86,7 @@ fn run_names_what_is_missing() {
     fs::remove_file(state.path().join("object.o")).expect("removed");
     let said = fails(&mut without_object);
     assert!(
-        said.contains("object.o is missing: build it (cargo xtask build-ebpf)"),
+        said.contains("object.o is missing; without --ebpf-object the agent uses its own"),
         "{said}"
     );
     let said = fails(&mut run("eth0"));

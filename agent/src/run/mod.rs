@@ -311,7 +311,10 @@ fn preflight(args: &RunArgs) -> anyhow::Result<()> {
         return Err(JoinError::Server(args.server.clone()).into());
     }
     if let Some(object) = args.ebpf_object.as_ref().filter(|object| !object.is_file()) {
-        bail!("the kernel object {} is missing", object.display());
+        bail!(
+            "the kernel object {} is missing; without --ebpf-object the agent uses its own",
+            object.display()
+        );
     }
     Ok(())
 }
