@@ -257,7 +257,7 @@ fn services() {
 fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
     let balanced = json!({
         "type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": true,
-        "loadBalancerClass": "x/y", "ports": [{"port": 80}], "selector": {"app": "x"},
+        "loadBalancerClass": "x/y", "healthCheckNodePort": 30999, "ports": [{"port": 80}], "selector": {"app": "x"},
     });
     let named =
         json!({"type": "ExternalName", "externalName": "a.example", "ports": [{"port": 80}]});
@@ -269,12 +269,17 @@ fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
                 "externalTrafficPolicy",
                 "allocateLoadBalancerNodePorts",
                 "loadBalancerClass",
+                "healthCheckNodePort",
             ][..],
         ),
         (
             balanced,
             "NodePort",
-            &["allocateLoadBalancerNodePorts", "loadBalancerClass"],
+            &[
+                "allocateLoadBalancerNodePorts",
+                "loadBalancerClass",
+                "healthCheckNodePort",
+            ],
         ),
         (named, "ClusterIP", &["externalName"]),
     ] {
@@ -291,6 +296,25 @@ fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
         }
         assert_eq!(faults(rows::SERVICES, new), Vec::<String>::new());
     }
+    // So does one that no longer keeps to local endpoints.
+    let local = set(
+        service(),
+        "/spec",
+        json!({
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999,
+            "ports": [{"port": 80}], "selector": {"app": "x"},
+        }),
+    );
+    let mut new = set(
+        local.clone(),
+        "/spec/externalTrafficPolicy",
+        json!("Cluster"),
+    );
+    with_row(rows::SERVICES, |row| {
+        row.behaviour.prepare_update(&mut new, &local);
+    });
+    assert!(new["spec"].get("healthCheckNodePort").is_none(), "{new}");
+    assert_eq!(faults(rows::SERVICES, new), Vec::<String>::new());
     // What the update itself asks for is not overlooked.
     let old = set(service(), "/spec/type", json!("NodePort"));
     let mut new = set(service(), "/spec/externalTrafficPolicy", json!("Local"));
