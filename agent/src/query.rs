@@ -114,13 +114,11 @@ fn status_text(status: &Value) -> String {
     };
     line("node", text(&status["node"]));
     line("process", text(&status["pid"]));
-    line(
-        "control plane",
-        match status["connected"].as_bool() {
-            Some(true) => "connected".to_owned(),
-            _ => "not connected; serving the last routes".to_owned(),
-        },
-    );
+    let connected = match status["connected"].as_bool() {
+        Some(true) => "connected",
+        _ => "not connected; serving the last routes",
+    };
+    line("control plane", connected.to_owned());
     line("generation", text(&status["generation"]));
     line("XDP", text(&status["xdp"]));
     line("tc", text(&status["tc"]));

@@ -89,14 +89,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (node, opening) = prepare(args).await?;
     // The containers that run already need not wait for the programs to be verified.
     let open = async { opening.finish().await.context("open the dataplane") };
-    let (
-        Attached { xdp, tc, sockets },
-        Pods {
-            channels,
-            manager,
-            network,
-        },
-    ) = tokio::try_join!(open, start_pods(&node))?;
+    let (Attached { xdp, tc, sockets }, pods) = tokio::try_join!(open, start_pods(&node))?;
+    let Pods {
+        channels,
+        manager,
+        network,
+    } = pods;
     tracing::info!(
         uplink = node.args.uplink,
         ?xdp,

@@ -207,14 +207,7 @@ fn status(
     } else {
         0
     };
-    let (reason, message) = match (told, allowed) {
-        (false, _) => (
-            "SyncFailed",
-            "a pod's controller does not say how many it wants",
-        ),
-        (true, 0) => ("InsufficientPods", ""),
-        (true, _) => ("SufficientPods", ""),
-    };
+    let (reason, message) = words(told, allowed);
     let mut conditions = before.conditions.unwrap_or_default();
     let holds = if allowed > 0 { "True" } else { "False" };
     let kind = "DisruptionAllowed";
@@ -241,6 +234,18 @@ fn status(
         observed_generation: budget.metadata.generation,
     };
     (status, later)
+}
+
+/// The reason and message of the condition that says whether pods may be disrupted.
+fn words(told: bool, allowed: i32) -> (&'static str, &'static str) {
+    match (told, allowed) {
+        (false, _) => (
+            "SyncFailed",
+            "a pod's controller does not say how many it wants",
+        ),
+        (true, 0) => ("InsufficientPods", ""),
+        (true, _) => ("SufficientPods", ""),
+    }
 }
 
 #[cfg(test)]

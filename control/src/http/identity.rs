@@ -104,11 +104,7 @@ fn impersonated(engine: &Engine, caller: Caller, headers: &HeaderMap) -> Result<
             may("groups", None, group)?;
         }
     }
-    let everyone = if user == ANONYMOUS {
-        UNAUTHENTICATED
-    } else {
-        AUTHENTICATED
-    };
+    let everyone = everyone_like(&user);
     if !groups.iter().any(|group| group == everyone) {
         groups.push(everyone.to_owned());
     }
@@ -118,6 +114,15 @@ fn impersonated(engine: &Engine, caller: Caller, headers: &HeaderMap) -> Result<
         uid: String::new(),
         extra: BTreeMap::new(),
     })
+}
+
+/// The group of everybody who is known, or of everybody who is not.
+fn everyone_like(user: &str) -> &'static str {
+    if user == ANONYMOUS {
+        UNAUTHENTICATED
+    } else {
+        AUTHENTICATED
+    }
 }
 
 fn anonymous() -> Caller {

@@ -153,6 +153,7 @@ pub fn all(builder: &mut Builder) -> Vec<Resource> {
     builder.add::<Scale>();
     builder.add::<TokenRequest>();
     let mut rows = core(builder);
+    rows.extend(core_of_pods(builder));
     rows.extend(apps(builder));
     rows.extend(batch::rows(builder));
     rows.extend(access::rows(builder));
@@ -199,6 +200,11 @@ fn core(builder: &mut Builder) -> Vec<Resource> {
             selectable: &[("spec.unschedulable", "false")],
             ..row::<Node>(builder, NODES, "Node", "node", nodes::Nodes)
         },
+    ]
+}
+
+fn core_of_pods(builder: &mut Builder) -> Vec<Resource> {
+    vec![
         Resource {
             short_names: &["po"],
             categories: &["all"],

@@ -33,7 +33,7 @@ unpack() {
     # Without its output: it counts blocks.
     cpio -i -d -m < /dev/vda 2> /tmp.cpio || end failed "unpack the files: $(cat /tmp.cpio)"
     umount /sys /proc
-    mount -o move /dev /root/dev
+    mount -o move /dev dev
     exec switch_root /root /sbin/portolan-guest
 }
 

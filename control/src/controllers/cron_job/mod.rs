@@ -166,8 +166,7 @@ async fn start(
         |at: Timestamp| Outcome::After(clock::elapsed(times.now, at).max(Duration::from_millis(1)));
     let outcome = times.next.map_or(Outcome::Done, later);
     let spec = &cron.spec;
-    let suspended = spec.suspend == Some(true);
-    let Some(due) = times.due.filter(|_| !suspended) else {
+    let Some(due) = times.due.filter(|_| spec.suspend != Some(true)) else {
         return Ok(outcome);
     };
     let tell = |severity, reason, message: String| {
@@ -216,11 +215,8 @@ async fn start(
         // Made by a predecessor that died before it could say so.
         Err(refused) if refused.is_already_exists() => {}
         Err(source) => {
-            tell(
-                Severity::Warning,
-                "FailedCreate",
-                format!("Error creating job: {}", source.message),
-            );
+            let message = format!("Error creating job: {}", source.message);
+            tell(Severity::Warning, "FailedCreate", message);
             let action = format!("create job {namespace}/{name}");
             return Err(Error::Api { action, source });
         }

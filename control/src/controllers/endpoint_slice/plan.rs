@@ -423,13 +423,8 @@ fn fill(
     while !left.is_empty() || (was_empty && !is_kept) {
         is_kept = true;
         let rest = left.split_off(left.len().min(MOST));
-        let slice = new_slice(
-            view,
-            family,
-            ports,
-            std::mem::replace(&mut left, rest),
-            names,
-        );
+        let full = std::mem::replace(&mut left, rest);
+        let slice = new_slice(view, family, ports, full, names);
         actions.push(Action::Create(Box::new(slice)));
     }
 }

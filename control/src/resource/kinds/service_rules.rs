@@ -58,7 +58,7 @@ pub fn drop_with_type(object: &mut Value, old: &Value) {
         is_kind(service, "LoadBalancer")
             && meta::text(service, &["spec", "externalTrafficPolicy"]) == "Local"
     };
-    let rules: [(&str, &dyn Fn(&Value) -> bool); 5] = [
+    let rules: [Rule<'_>; 5] = [
         ("healthCheckNodePort", &checks_health),
         ("externalTrafficPolicy", &is_external),
         ("allocateLoadBalancerNodePorts", &only_of("LoadBalancer")),
@@ -71,6 +71,9 @@ pub fn drop_with_type(object: &mut Value, old: &Value) {
         }
     }
 }
+
+/// A field, and which services have it.
+type Rule<'a> = (&'a str, &'a dyn Fn(&Value) -> bool);
 
 /// Whether clients beyond the cluster may reach a service.
 fn is_external(service: &Value) -> bool {

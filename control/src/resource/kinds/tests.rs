@@ -296,7 +296,10 @@ fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
         }
         assert_eq!(faults(rows::SERVICES, new), Vec::<String>::new());
     }
-    // So does one that no longer keeps to local endpoints.
+}
+
+#[test]
+fn a_service_that_no_longer_keeps_to_local_endpoints_needs_no_health_check() {
     let local = set(
         service(),
         "/spec",
@@ -315,7 +318,10 @@ fn a_service_that_changes_its_type_loses_the_fields_of_the_old_one() {
     });
     assert!(new["spec"].get("healthCheckNodePort").is_none(), "{new}");
     assert_eq!(faults(rows::SERVICES, new), Vec::<String>::new());
-    // What the update itself asks for is not overlooked.
+}
+
+#[test]
+fn a_field_that_an_update_itself_asks_for_is_not_overlooked() {
     let old = set(service(), "/spec/type", json!("NodePort"));
     let mut new = set(service(), "/spec/externalTrafficPolicy", json!("Local"));
     with_row(rows::SERVICES, |row| {
