@@ -29,9 +29,9 @@ use crate::{
         ServiceName, TcMode, XdpMode,
     },
     networks,
-    node::{check_pins, configure, transmits},
+    node::{accept_own_addresses, check_pins, configure, transmits},
     pods::Pods,
-    programs::{LINKS, POD, ProgramInfo, Programs, Run, SOCKETS, UPLINK, unhook},
+    programs::{LINKS, LOOPBACK, NODE, POD, ProgramInfo, Programs, Run, SOCKETS, UPLINK, unhook},
     report::PacketReport,
     services::{Context, Services},
     sys,
@@ -132,8 +132,12 @@ impl Dataplane {
         self.programs.leave_other_uplinks(index)?;
         if self.config.ways.tcx {
             self.programs.attach_tc(UPLINK, interface, index)?;
+            self.programs.attach_node(interface, index)?;
+            accept_own_addresses();
         } else {
-            self.programs.detach(UPLINK, interface)?;
+            for (program, interface) in [(UPLINK, interface), (NODE, interface), (NODE, LOOPBACK)] {
+                self.programs.detach(program, interface)?;
+            }
         }
         if self.config.ways.xdp {
             self.programs.attach_xdp(interface, index, self.config.xdp)
@@ -193,8 +197,11 @@ impl Dataplane {
         if self.config.ways.tcx {
             self.programs
                 .attach_tc(POD, &pod.host_interface, interface)?;
+            self.programs
+                .attach_tc(NODE, &pod.host_interface, interface)?;
         } else {
             self.programs.detach(POD, &pod.host_interface)?;
+            self.programs.detach(NODE, &pod.host_interface)?;
         }
         let entry = PodEntry {
             interface,
@@ -226,6 +233,7 @@ impl Dataplane {
         }
         self.follow_deaths();
         self.programs.detach(POD, host_interface)?;
+        self.programs.detach(NODE, host_interface)?;
         self.attached.remove(host_interface);
         Ok(())
     }

@@ -27,7 +27,10 @@
 //! Each gives the same result alone, and can be switched off ([`Ways`], [`Dataplane::detach_sockets`]):
 //! - socket hooks, on a control group: for the processes of this node. A socket is given its backend once, when it connects
 //!   or first names a receiver; its packets cost nothing. What they cannot serve goes on to the other two.
-//! - tcx, on pods' veths and the uplink: for what comes out of pods and in from the world, packet by packet.
+//! - tcx, on pods' veths, the uplink and the loopback interface: for what comes out of pods, in from the world and from
+//!   the node's own processes, packet by packet. A process's packet is seen where it leaves the node's stack: the node
+//!   must have some route to a service's address (a default route does), and the process must speak from the node's
+//!   address or a loopback one.
 //! - XDP, on the uplink: for what leaves the node again.
 //!
 //! A datagram socket that is connected to a backend asks nobody again. When its backend leaves, the socket is ended by

@@ -96,3 +96,21 @@ pub fn configure(maps: &Maps, config: &Config) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// Lets the stack take packets at the loopback interface whose source is an address of the node's: replies of services
+/// to the node's own processes come in there. Nothing from beyond the node ever does, so that it opens no way in.
+pub fn accept_own_addresses() {
+    for knob in ["accept_local", "route_localnet"] {
+        let path = Path::new("/proc/sys/net/ipv4/conf/lo").join(knob);
+        let is_set = || fs::read(&path).is_ok_and(|value| value.starts_with(b"1"));
+        if !is_set()
+            && let Err(error) = fs::write(&path, "1")
+        {
+            tracing::warn!(
+                knob = %path.display(),
+                %error,
+                "processes of this node cannot reach node ports at its own addresses but by socket hooks"
+            );
+        }
+    }
+}

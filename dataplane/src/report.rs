@@ -134,7 +134,7 @@ impl Verdict {
 pub struct PacketReport {
     /// Nanoseconds of the monotonic clock.
     pub monotonic_ns: u64,
-    /// The program: `pod_egress`, `uplink_ingress` or `xdp_uplink`.
+    /// The program: `pod_egress`, `uplink_ingress`, `node_egress` or `xdp_uplink`.
     pub program: String,
     /// The interface that the packet came in by.
     pub interface: String,
@@ -252,6 +252,7 @@ fn program(number: u8) -> &'static str {
     match number {
         report::program::POD_EGRESS => "pod_egress",
         report::program::UPLINK_INGRESS => "uplink_ingress",
+        report::program::NODE_EGRESS => "node_egress",
         report::program::XDP_UPLINK => "xdp_uplink",
         _ => "unknown",
     }

@@ -11,7 +11,7 @@ use std::{
 use nix::libc;
 use portolan_dataplane::{
     Transmit, Ways,
-    model::{Backend, Frontend, Locality, Scope, Service},
+    model::{Backend, Frontend, Locality, Protocol, Scope, Service},
 };
 use support::{
     cgroup::Cgroup,
@@ -29,6 +29,83 @@ enum Way {
     Xdp,
 }
 
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// A pod of the node.
+    Pod,
+    /// A process on the node itself, or in a pod that shares the node's network.
+    Host,
+    /// Somebody beyond the cluster, at the uplink.
+    World,
+}
+
+/// Where a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// In a pod of the node.
+    Local,
+    /// In a pod of another node.
+    Remote,
+    /// On the node itself.
+    Host,
+}
+
+impl Way {
+    /// Whom it serves.
+    fn callers(self) -> &'static [Who] {
+        match self {
+            Self::Sockets => &[Who::Pod, Who::Host],
+            Self::Tcx => &[Who::Pod, Who::Host, Who::World],
+            Self::Xdp => &[Who::World],
+        }
+    }
+
+    /// The backends that it leads to: XDP sends on what leaves the node again.
+    fn backends(self) -> &'static [Where] {
+        match self {
+            Self::Sockets | Self::Tcx => &[Where::Local, Where::Remote, Where::Host],
+            Self::Xdp => &[Where::Remote],
+        }
+    }
+}
+
+impl Where {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::Host => "host",
+        }
+    }
+
+    /// A backend of each family there.
+    fn backends(self) -> Vec<Backend> {
+        let (at, locality, port) = match self {
+            Self::Local => (lab::LOCAL, Locality::Node, TARGET),
+            Self::Remote => (lab::REMOTE, Locality::Elsewhere, TARGET),
+            Self::Host => (NODE, Locality::Node, HOST_TARGET),
+        };
+        at.map(|at| Backend {
+            port,
+            ..backend(at, locality)
+        })
+        .to_vec()
+    }
+}
+
+impl Who {
+    /// The client's address as a backend sees it.
+    fn seen(self, backend: Where, family: usize) -> IpAddr {
+        let addresses = match (self, backend) {
+            (Self::Pod, _) => lab::CLIENT,
+            (Self::Host, _) | (Self::World, Where::Remote) => NODE,
+            (Self::World, _) => lab::OUTSIDE,
+        };
+        address(addresses[family])
+    }
+}
+
 /// A lab that only one way leads into.
 struct Alone {
     lab: Lab,
@@ -36,6 +113,8 @@ struct Alone {
     cgroup: Cgroup,
 }
 
+/// The port of the backend on the node itself.
+const HOST_TARGET: u16 = 8_081;
 /// Addresses that the world may knock at, beside those of [`service`]: an external one and a load balancer's.
 const EXTERNAL: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
 const BALANCER: [&str; 2] = ["203.0.113.1", "2001:db8:2::1"];
@@ -60,12 +139,11 @@ impl Alone {
         }
         serve(&lab.local, "local", TARGET);
         serve(&lab.remote, "remote", TARGET);
+        serve(&lab.node, "host", HOST_TARGET);
         for addresses in [EXTERNAL, BALANCER] {
             for address in addresses {
-                lab.outside.ip(&format!(
-                    "route add {address} via {}",
-                    NODE[usize::from(address.contains(':'))]
-                ));
+                let own = NODE[usize::from(address.contains(':'))];
+                lab.outside.ip(&format!("route add {address} via {own}"));
             }
         }
         if way == Way::Xdp {
@@ -91,25 +169,19 @@ impl Alone {
     }
 
     fn open(&self, style: Style, to: SocketAddr) -> io::Result<Client> {
-        self.enter(self.client(), || Client::open(style, to))
+        self.enter(self.netns(self.caller()), || Client::open(style, to))
     }
 
-    /// Whom this way serves.
-    fn client(&self) -> &Netns {
-        match self.way {
-            Way::Sockets | Way::Tcx => &self.lab.client,
-            Way::Xdp => &self.lab.outside,
-        }
+    /// One whom this way serves.
+    fn caller(&self) -> Who {
+        self.way.callers()[0]
     }
 
-    /// Backends that this way reaches: XDP sends on what leaves the node again.
-    fn backends(&self) -> Vec<Backend> {
-        let local = lab::LOCAL.map(|at| backend(at, Locality::Node));
-        let remote = lab::REMOTE.map(|at| backend(at, Locality::Elsewhere));
-        if self.way == Way::Xdp {
-            remote.to_vec()
-        } else {
-            [local, remote].concat()
+    fn netns(&self, who: Who) -> &Netns {
+        match who {
+            Who::Pod => &self.lab.client,
+            Who::Host => &self.lab.node,
+            Who::World => &self.lab.outside,
         }
     }
 
@@ -121,26 +193,27 @@ impl Alone {
             .expect("a valid service");
     }
 
-    /// Every frontend that this way's client may knock at.
-    fn frontends(&self) -> Vec<SocketAddr> {
-        let node_ports = NODE.map(|at| SocketAddr::from((address(at), NODE_PORT)));
-        let others = [EXTERNAL, BALANCER].concat();
-        let others = others
-            .iter()
-            .map(|at| SocketAddr::from((address(at), PORT)));
-        let mut frontends: Vec<SocketAddr> = node_ports.into_iter().chain(others).collect();
-        if self.way != Way::Xdp {
-            frontends.extend(CLUSTER.map(|at| SocketAddr::from((address(at), PORT))));
-            let mapped: Vec<SocketAddr> = frontends.iter().filter_map(mapped).collect();
-            frontends.extend(mapped);
-        }
-        frontends
+    fn talk(&self, who: Who, style: Style, to: SocketAddr) -> Talk {
+        let talk = self.enter(self.netns(who), || Client::open(style, to)?.talk());
+        talk.unwrap_or_else(|error| panic!("{:?}: {who:?}, {style:?} to {to}: {error}", self.way))
     }
+}
 
-    fn talk(&self, style: Style, to: SocketAddr) -> Talk {
-        let talk = self.enter(self.client(), || Client::open(style, to)?.talk());
-        talk.unwrap_or_else(|error| panic!("{:?}: {style:?} to {to}: {error}", self.way))
+/// Every frontend that a client may knock at.
+fn frontends(who: Who) -> Vec<SocketAddr> {
+    let ports = NODE.map(|at| (at, NODE_PORT)).into_iter();
+    let world = [EXTERNAL, BALANCER].concat();
+    let at_port = |at| (at, PORT);
+    let mut all: Vec<(&str, u16)> = ports.chain(world.into_iter().map(at_port)).collect();
+    if who != Who::World {
+        all.extend(CLUSTER.map(at_port));
     }
+    if who == Who::Host {
+        all.push(("127.0.0.1", NODE_PORT));
+    }
+    let all = all.into_iter();
+    all.map(|(at, port)| SocketAddr::from((address(at), port)))
+        .collect()
 }
 
 /// A service with every kind of frontend.
@@ -166,46 +239,41 @@ fn mapped(to: &SocketAddr) -> Option<SocketAddr> {
     }
 }
 
-fn every_frontend_leads_to_a_backend_and_keeps_its_name(way: Way) {
+fn every_frontend_leads_to_every_backend_and_keeps_its_name(way: Way) {
     let mut alone = Alone::new(way);
+    let mut calls = [0, 0];
     for style in Style::ALL {
-        alone.upsert(style, alone.backends());
-        for to in alone.frontends() {
-            let talk = alone.talk(style, to);
-            let (server, seen) = match way {
-                Way::Sockets | Way::Tcx => ("local", lab::CLIENT),
-                Way::Xdp => ("remote", lab::NODE),
-            };
-            let v4 = to.ip().to_canonical().is_ipv4();
-            let expected = Talk {
-                server: server.to_owned(),
-                seen: address(seen[usize::from(!v4)]),
-                partner: to,
-            };
-            assert_eq!(talk, expected, "{way:?}: {style:?} to {to}");
+        for &backend in way.backends() {
+            alone.upsert(style, backend.backends());
+            for &who in way.callers() {
+                let mut all = frontends(who);
+                if who == Who::Pod {
+                    let mapped: Vec<SocketAddr> = all.iter().filter_map(mapped).collect();
+                    all.extend(mapped);
+                }
+                for to in all {
+                    let family = usize::from(!to.ip().to_canonical().is_ipv4());
+                    let expected = Talk {
+                        server: backend.name().to_owned(),
+                        seen: who.seen(backend, family),
+                        partner: to,
+                    };
+                    let talk = alone.talk(who, style, to);
+                    assert_eq!(talk, expected, "{way:?}: {who:?}, {style:?} to {to}");
+                    calls[usize::from(style != Style::Stream)] += 1;
+                }
+            }
         }
     }
-    let services = alone
-        .lab
-        .dataplane
-        .services()
-        .expect("the maps can be read");
-    for (service, counters) in services {
-        let expected = alone.frontends().len() as u64;
-        let styles = Style::ALL
-            .iter()
-            .filter(|style| style.protocol() == service.protocol);
+    let services = alone.lab.dataplane.services();
+    for (service, counters) in services.expect("the maps can be read") {
         let flows: u64 = counters
             .classes()
             .iter()
             .map(|(_, class)| class.flows)
             .sum();
-        assert_eq!(
-            flows,
-            expected * styles.count() as u64,
-            "{way:?}: {}",
-            service.name.0
-        );
+        let expected = calls[usize::from(service.protocol == Protocol::Udp)];
+        assert_eq!(flows, expected, "{way:?}: {}", service.name.0);
     }
 }
 
@@ -219,9 +287,11 @@ fn without_backends_every_call_is_refused_at_once(way: Way) {
     };
     for &style in styles {
         alone.upsert(style, Vec::new());
-        for to in alone.frontends() {
+        let calls = way.callers().iter();
+        for (who, to) in calls.flat_map(|&who| frontends(who).into_iter().map(move |to| (who, to)))
+        {
             let began = Instant::now();
-            let talk = alone.enter(alone.client(), || {
+            let talk = alone.enter(alone.netns(who), || {
                 let mut client = Client::open(style, to)?;
                 if let (Client::Named(socket, to), false) = (&client, way == Way::Sockets) {
                     // Errors that come as packets are told to connected sockets alone.
@@ -234,9 +304,12 @@ fn without_backends_every_call_is_refused_at_once(way: Way) {
             assert_eq!(
                 error.kind(),
                 io::ErrorKind::ConnectionRefused,
-                "{way:?}: {style:?} to {to}: {error}"
+                "{way:?}: {who:?}, {style:?} to {to}: {error}"
             );
-            assert!(began.elapsed() < PATIENCE / 2, "{way:?}: {style:?} to {to}");
+            assert!(
+                began.elapsed() < PATIENCE / 2,
+                "{way:?}: {who:?}, {style:?} to {to}"
+            );
         }
     }
 }
@@ -260,7 +333,7 @@ fn datagrams_leave_a_backend_that_is_gone_at_once(way: Way) {
                     assert_eq!((way, style), (Way::Sockets, Style::Connected), "{error}");
                     let told = [Some(libc::ECONNABORTED), Some(libc::EDESTADDRREQ)];
                     assert!(told.contains(&error.raw_os_error()), "{error}");
-                    assert_eq!(alone.talk(style, to).server, "remote");
+                    assert_eq!(alone.talk(Who::Pod, style, to).server, "remote");
                 }
             }
             assert!(began.elapsed() < PATIENCE / 2, "{way:?}: {style:?} to {to}");
@@ -335,21 +408,21 @@ macro_rules! suite {
 
 suite! {
     sockets = Way::Sockets => [
-        every_frontend_leads_to_a_backend_and_keeps_its_name,
+        every_frontend_leads_to_every_backend_and_keeps_its_name,
         without_backends_every_call_is_refused_at_once,
         datagrams_leave_a_backend_that_is_gone_at_once,
         a_connection_outlives_its_backends_removal_but_not_its_pod,
         a_pod_reaches_itself_through_its_service,
     ];
     tcx = Way::Tcx => [
-        every_frontend_leads_to_a_backend_and_keeps_its_name,
+        every_frontend_leads_to_every_backend_and_keeps_its_name,
         without_backends_every_call_is_refused_at_once,
         datagrams_leave_a_backend_that_is_gone_at_once,
         a_connection_outlives_its_backends_removal_but_not_its_pod,
         a_pod_reaches_itself_through_its_service,
     ];
     xdp = Way::Xdp => [
-        every_frontend_leads_to_a_backend_and_keeps_its_name,
+        every_frontend_leads_to_every_backend_and_keeps_its_name,
         without_backends_every_call_is_refused_at_once,
     ];
 }

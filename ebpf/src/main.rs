@@ -8,6 +8,11 @@
 //!            uplink_ingress (tcx) ---- redirect_peer ---------------------' |
 //!                   ^                                                       v
 //!                   '------ redirect_neigh ------ pod_egress (tcx, the node's end of a pod's veth)
+//!
+//!   a process of the node -> its stack -> node_egress (tcx, on the way out of lo, the uplink, a pod's veth)
+//!        client's packet:   redirect to a pod's veth, redirect_neigh, or to lo's ingress for the node itself
+//!        backend's reply:   on to its client as the frontend's
+//!   reply to a process of the node: seen by pod_egress or uplink_ingress -> lo's ingress -> its stack
 //! ```
 //!
 //! Processes of this node need not go that way: the socket hooks on their control group ([`socket`]) put a backend's
@@ -20,6 +25,7 @@
 //! - A packet is rewritten whole or not at all: what can fail is tried first, and what fails later drops the packet.
 //! - XDP sends out only what comes in at the uplink and leaves by it again. What it leaves alone it has not changed,
 //!   and `uplink_ingress` handles that the same way.
+//! - What is for the node's own processes comes in at lo, where a source that is the node's own address is no forgery.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
 //! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`, `skb`, `xdp` and `watch`,

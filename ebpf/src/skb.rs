@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
         bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -17,6 +17,7 @@ use portolan_abi::{
     parse::{Packet, field},
     protocol, refusal,
     rewrite::Rewrite,
+    tables::Hook,
 };
 
 use crate::{
@@ -26,6 +27,8 @@ use crate::{
 
 /// How much of a packet must be readable for its headers to be: Ethernet, the longest IPv4 header, TCP.
 const HEADERS: u32 = 14 + 60 + 20;
+/// The loopback interface: the first of every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// The directly readable part of a packet. It must not be used after a helper has changed the packet.
 #[inline(always)]
@@ -38,6 +41,13 @@ pub fn frame(context: &TcContext) -> Frame {
 pub fn interface(context: &TcContext) -> u32 {
     // SAFETY: the context is the program's own.
     unsafe { (*context.skb.skb).ifindex }
+}
+
+/// Whether the packet came in by an interface, rather than from a process of the node.
+#[inline(always)]
+pub fn came_in(context: &TcContext) -> bool {
+    // SAFETY: the context is the program's own.
+    unsafe { (*context.skb.skb).ingress_ifindex != 0 }
 }
 
 /// The size of the segments that the kernel will cut the packet into; 0 if it will not.
@@ -155,9 +165,9 @@ fn write<A: Echo>(
     Some(())
 }
 
-/// Puts a packet straight into the pod behind a veth; the MAC addresses are the pod's and the node's ends'.
+/// Writes the MAC addresses of the next hop, the destination's first.
 #[inline(always)]
-pub fn to_pod(context: &TcContext, interface: u32, macs: [[u8; 6]; 2]) -> Result<i32, DropReason> {
+fn set_macs(context: &TcContext, macs: [[u8; 6]; 2]) -> Result<(), DropReason> {
     let header = frame(context)
         .at::<Hop>(0)
         .ok_or(DropReason::RewriteFailed)?;
@@ -168,8 +178,36 @@ pub fn to_pod(context: &TcContext, interface: u32, macs: [[u8; 6]; 2]) -> Result
         (*header)[1] = hop[1];
         (*header)[2] = hop[2];
     }
+    Ok(())
+}
+
+/// Puts a packet into the pod behind a veth; the MAC addresses are the pod's and the node's ends'. The kernel moves what
+/// comes in straight into the pod's namespace; what is on its way out goes out of the veth's end.
+#[inline(always)]
+pub fn to_pod(
+    context: &TcContext,
+    interface: u32,
+    macs: [[u8; 6]; 2],
+    hook: Hook,
+) -> Result<i32, DropReason> {
+    set_macs(context, macs)?;
+    // SAFETY: the helpers note where to; the verdict does it.
+    Ok(unsafe {
+        if hook.is_node() {
+            bpf_redirect(interface, 0)
+        } else {
+            bpf_redirect_peer(interface, 0)
+        }
+    } as i32)
+}
+
+/// Hands a packet to the node's own stack, as one that has come in by the loopback interface: there, a source that is
+/// the node's own address is not taken for a forged one.
+#[inline(always)]
+pub fn to_node(context: &TcContext) -> Result<i32, DropReason> {
+    set_macs(context, [[0; 6]; 2])?;
     // SAFETY: the helper notes where to; the verdict does it.
-    Ok(unsafe { bpf_redirect_peer(interface, 0) } as i32)
+    Ok(unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) } as i32)
 }
 
 /// Sends a packet out of an interface, to the neighbour that the routing table says.
@@ -179,9 +217,14 @@ pub fn to_neighbour(interface: u32) -> i32 {
     unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// Makes the packet an answer and sends it back where it came from.
+/// Makes the packet an answer and sends it back where it came from: to the node's own stack, or out again.
 #[inline(always)]
-pub fn answer(context: &TcContext, frame: &refusal::Frame, length: u32) -> Result<i32, DropReason> {
+pub fn answer(
+    context: &TcContext,
+    frame: &refusal::Frame,
+    length: u32,
+    is_nodes: bool,
+) -> Result<i32, DropReason> {
     let skb = context.as_ptr().cast();
     // SAFETY: the context is the program's own; `length` is within the frame, as its callers pass constants.
     let failed = unsafe {
@@ -190,6 +233,9 @@ pub fn answer(context: &TcContext, frame: &refusal::Frame, length: u32) -> Resul
     };
     if failed {
         return Err(DropReason::RefusalFailed);
+    }
+    if is_nodes {
+        return to_node(context);
     }
     // SAFETY: the helper notes where to; the verdict does it.
     Ok(unsafe { bpf_redirect(interface(context), 0) } as i32)

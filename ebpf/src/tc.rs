@@ -83,9 +83,9 @@ where
             if let Some(backend) = maps::backend(outcome.number()) {
                 count::forwarded(backend, &packet);
             }
-            to_client(context, &packet, &rewrite, config.uplink)
+            to_client(context, &packet, &rewrite, (outcome, hook), config.uplink)
         }
-        Action::Refuse => Ok(refuse(context, &packet, outcome)),
+        Action::Refuse => Ok(refuse(context, &packet, outcome, hook)),
         Action::Drop => {
             count::dropped(outcome.reason());
             Ok(DROP)
@@ -95,6 +95,8 @@ where
     let place = watch::Place {
         program: if hook.is_uplink() {
             program::UPLINK_INGRESS
+        } else if hook.is_node() {
+            program::NODE_EGRESS
         } else {
             program::POD_EGRESS
         },
@@ -158,8 +160,11 @@ fn onwards<A: Family>(
 where
     Maps: Stages<A>,
 {
+    if hook.is_node() {
+        return Ok(PASS);
+    }
     match packet.destination.pod() {
-        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac]),
+        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook),
         None if hook == Hook::POD => world::leave(context, packet, maps),
         None => Ok(PASS),
     }
@@ -193,10 +198,13 @@ fn to_backend<A: Family>(
             context,
             backend.interface,
             [backend.pod_mac, backend.host_mac],
+            hook,
         ),
         way if delivery::leaves(way) && maps.config.uplink != 0 => {
             Ok(skb::to_neighbour(maps.config.uplink))
         }
+        // The stack takes no packet with the node's own address as its source from any other interface.
+        delivery::STACK if hook.is_node() || outcome.port().0 != 0 => skb::to_node(context),
         _ => Ok(PASS),
     }
 }
@@ -206,11 +214,19 @@ fn to_client<A: Family>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
+    (outcome, hook): (Outcome, Hook),
     uplink: u32,
 ) -> Result<i32, DropReason> {
     skb::rewrite(context, packet, rewrite)?;
+    if outcome.is_to_node() {
+        return skb::to_node(context);
+    }
+    // A process of the node answers, and the packet is on the client's way already.
+    if hook.is_node() && !outcome.takes_port() {
+        return Ok(PASS);
+    }
     match rewrite.destination.pod() {
-        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac]),
+        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook),
         None if uplink != 0 => Ok(skb::to_neighbour(uplink)),
         None => Ok(PASS),
     }
@@ -218,12 +234,12 @@ fn to_client<A: Family>(
 
 /// Answers a client that nobody serves, at once.
 #[inline(never)]
-fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome) -> i32 {
+fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome, hook: Hook) -> i32 {
     count::dropped(outcome.reason());
     if !refusal::is_answerable(packet) {
         return DROP;
     }
-    let verdict = answer(context, packet);
+    let verdict = answer(context, packet, hook);
     if verdict == DROP {
         count::dropped(DropReason::RefusalFailed.index());
     } else {
@@ -233,7 +249,7 @@ fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome) 
 }
 
 #[inline(always)]
-fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
+fn answer<A: Family>(context: &TcContext, packet: &Packet<A>, hook: Hook) -> i32 {
     let Some(answer) = maps::scratch() else {
         return DROP;
     };
@@ -245,5 +261,5 @@ fn answer<A: Family>(context: &TcContext, packet: &Packet<A>) -> i32 {
     } else {
         A::UNREACHABLE
     };
-    skb::answer(context, answer, length as u32).unwrap_or(DROP)
+    skb::answer(context, answer, length as u32, hook.is_node()).unwrap_or(DROP)
 }

@@ -124,7 +124,7 @@ fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, mtu: u32) -> i32 {
     if too_big::answer(skb::frame(context), packet, mtu as u16, answer).is_none() {
         return DROP;
     }
-    skb::answer(context, answer, A::TOO_BIG as u32).unwrap_or(DROP)
+    skb::answer(context, answer, A::TOO_BIG as u32, false).unwrap_or(DROP)
 }
 
 /// The same as [`encapsulate`] by XDP; what does not fit goes up, so that its sender is told.

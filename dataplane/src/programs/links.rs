@@ -16,7 +16,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use super::{Programs, UPLINK, XDP, kernel};
+use super::{LOOPBACK, NODE, Programs, UPLINK, XDP, kernel};
 use crate::{
     Error,
     maps::failed,
@@ -240,14 +240,29 @@ impl Programs {
         Ok(XdpMode::Absent)
     }
 
+    /// Attaches the program for the node's own processes to its uplink and its loopback interface.
+    pub fn attach_node(&mut self, uplink: &str, index: u32) -> Result<(), Error> {
+        let loopback =
+            sys::index_of(LOOPBACK).map_err(|_| Error::InterfaceMissing(LOOPBACK.to_owned()))?;
+        self.attach_tc(NODE, uplink, index)?;
+        self.attach_tc(NODE, LOOPBACK, loopback)
+    }
+
     /// Detaches what hangs on an uplink that is no longer the node's.
     pub fn leave_other_uplinks(&self, index: u32) -> Result<(), Error> {
         for (name, interface) in self.pinned()? {
-            if (interface != index || index == 0)
-                && (name.starts_with(XDP) || name.starts_with(UPLINK))
-            {
+            if interface == index && index != 0 {
+                continue;
+            }
+            if let Some(uplink) = name.strip_prefix(UPLINK) {
+                unhook(&self.links.join(format!("{NODE}{uplink}")))?;
+            }
+            if name.starts_with(XDP) || name.starts_with(UPLINK) {
                 unhook(&self.links.join(name))?;
             }
+        }
+        if index == 0 {
+            self.detach(NODE, LOOPBACK)?;
         }
         Ok(())
     }
@@ -271,8 +286,12 @@ fn program_of(name: &str) -> &str {
 }
 
 /// On which side of an interface a tc program stands.
-fn direction(_program: &str) -> TcAttachType {
-    TcAttachType::Ingress
+fn direction(program: &str) -> TcAttachType {
+    if program == NODE {
+        TcAttachType::Egress
+    } else {
+        TcAttachType::Ingress
+    }
 }
 
 /// Our filter on an interface, to be replaced, or dropped to take it away.

@@ -31,6 +31,10 @@ pub const XDP: &str = "xdp_uplink";
 pub const POD: &str = "pod_egress";
 /// The tcx program on the uplink.
 pub const UPLINK: &str = "uplink_ingress";
+/// The tcx program on whatever the node's own processes send by.
+pub const NODE: &str = "node_egress";
+/// The interface of the node's processes among themselves.
+pub const LOOPBACK: &str = "lo";
 
 /// The loaded programs.
 #[derive(Debug)]

@@ -16,7 +16,9 @@ use super::{
 };
 
 /// The programs.
-pub const PROGRAMS: [&str; 3] = ["pod_egress", "uplink_ingress", "xdp_uplink"];
+pub const PROGRAMS: [&str; 4] = ["pod_egress", "uplink_ingress", "node_egress", "xdp_uplink"];
+/// A process's own addresses.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 /// The addresses that services have.
 const FRONTENDS: [[&str; 2]; 3] = [CLUSTER, EXTERNAL, BALANCER];
 /// The ports that services have at their addresses; node ports are 30,000 above.
@@ -188,6 +190,8 @@ impl Generator {
             1 => self.remote(family),
             2 => address(NODE[family]),
             3..6 if program == "pod_egress" => address(CLIENT[family]),
+            3..6 if program == "node_egress" => address(NODE[family]),
+            6 if program == "node_egress" => address(LOOPBACK[family]),
             _ => self.world(family),
         };
         let port = self.random.u16(PORTS);
@@ -195,6 +199,7 @@ impl Generator {
             0 => (address(LOCAL[family]), TARGET),
             1 => (self.remote(family), TARGET + self.random.u16(..3)),
             2 => (self.world(family), port),
+            3 if program == "node_egress" => (address(LOOPBACK[family]), 30_000 + port),
             3..6 => (address(NODE[family]), 30_000 + port),
             _ => (address(self.one(&FRONTENDS)[family]), port),
         };

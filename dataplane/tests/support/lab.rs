@@ -92,9 +92,17 @@ impl Lab {
         {
             join_fabric(&fabric, netns, &format!("port{port}"), addresses);
         }
-        attach_namespace(&node, &client, "ptlclient", CLIENT);
-        attach_namespace(&node, &local, "ptllocal", LOCAL);
-        attach_namespace(&other, &remote, "ptlremote", REMOTE);
+        attach_namespace((&node, NODE), &client, "ptlclient", CLIENT);
+        attach_namespace((&node, NODE), &local, "ptllocal", LOCAL);
+        attach_namespace((&other, OTHER), &remote, "ptlremote", REMOTE);
+        // Some way to services' addresses, as any node has one, and ports below those of the dataplane.
+        for gateway in OUTSIDE {
+            node.ip(&format!("route add default via {gateway}"));
+        }
+        node.enter(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10240 29999")
+                .expect("a namespace's knobs can be set");
+        });
         for (netns, via) in [(&node, OTHER), (&outside, OTHER)] {
             netns.ip(&format!("route add 10.244.2.0/24 via {}", via[0]));
             netns.ip(&format!("route add fd00:244:2::/64 via {}", via[1]));
@@ -181,7 +189,12 @@ fn join_fabric(fabric: &Netns, netns: &Netns, port: &str, addresses: [&str; 2]) 
 }
 
 /// Joins a pod's namespace to its node, with routes as a pod network makes them.
-fn attach_namespace(node: &Netns, pod: &Netns, host_interface: &str, addresses: [&str; 2]) {
+fn attach_namespace(
+    (node, own): (&Netns, [&str; 2]),
+    pod: &Netns,
+    host_interface: &str,
+    addresses: [&str; 2],
+) {
     let mac = mac(host_interface)
         .map(|byte| format!("{byte:02x}"))
         .join(":");
@@ -200,8 +213,11 @@ fn attach_namespace(node: &Netns, pod: &Netns, host_interface: &str, addresses: 
     pod.ip("route add 169.254.1.1 dev eth0");
     pod.ip("route add default via 169.254.1.1");
     pod.ip("route add default via fe80::1 dev eth0");
-    node.ip(&format!("route add {} dev {host_interface}", addresses[0]));
-    node.ip(&format!("route add {} dev {host_interface}", addresses[1]));
+    for (address, own) in addresses.iter().zip(own) {
+        node.ip(&format!(
+            "route add {address} dev {host_interface} src {own}"
+        ));
+    }
 }
 
 /// Makes a veth of the fabric behave as the far end of a wire: it takes what XDP sends, and checksums are complete.

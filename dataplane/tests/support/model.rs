@@ -33,7 +33,7 @@ use portolan_abi::{
 use super::{
     family::Family,
     memory::Flows,
-    rewriting::{answer, change, put, sum_offset, to_pod},
+    rewriting::{answer, change, put, sum_offset, to_node, to_pod},
     tables::{self, Tables},
 };
 
@@ -198,6 +198,7 @@ impl Model {
         let verdict = match program {
             "pod_egress" => self.tcx(&mut frame, Hook::POD),
             "uplink_ingress" => self.tcx(&mut frame, Hook::UPLINK),
+            "node_egress" => self.tcx(&mut frame, Hook::NODE),
             "xdp_uplink" => self.xdp(&mut frame),
             other => panic!("there is no program {other}"),
         };
@@ -286,22 +287,12 @@ impl Model {
         let mut rewrite = Rewrite::default();
         let outcome = route(&packet, hook, &self, &mut rewrite);
         match outcome.action() {
-            Action::Forward => self.to_backend(frame, &packet, outcome, rewrite),
+            Action::Forward => self.to_backend(frame, &packet, (outcome, hook), rewrite),
             Action::Reply => {
                 if let Some(backend) = self.backend(outcome.number()) {
                     self.forwarded(backend, &packet);
                 }
-                change(
-                    frame,
-                    &packet,
-                    &rewrite,
-                    [rewrite.addresses(&packet), rewrite.ports(&packet)],
-                );
-                match A::pod(&self.tables, rewrite.destination) {
-                    Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
-                    None if self.config().uplink != 0 => TC_REDIRECT,
-                    None => TC_PASS,
-                }
+                self.to_client(frame, &packet, &rewrite, (outcome, hook))
             }
             Action::Refuse => {
                 self.dropped(outcome.reason());
@@ -310,12 +301,16 @@ impl Model {
                 }
                 self.count(outcome.number(), |count| count.refused += 1);
                 answer(frame, &packet);
+                if hook.is_node() {
+                    return to_node(frame);
+                }
                 TC_REDIRECT
             }
             Action::Drop => {
                 self.dropped(outcome.reason());
                 TC_DROP
             }
+            _ if hook.is_node() => TC_PASS,
             Action::Pass | Action::Unknown | Action::Rechoose => {
                 match A::pod(&self.tables, packet.destination) {
                     Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
@@ -337,7 +332,7 @@ impl Model {
         &self,
         frame: &mut [u8],
         packet: &Packet<A>,
-        outcome: Outcome,
+        (outcome, hook): (Outcome, Hook),
         mut rewrite: Rewrite<A>,
     ) -> i32
     where
@@ -363,7 +358,30 @@ impl Model {
         match backend.delivery {
             delivery::PEER => to_pod(frame, [backend.pod_mac, backend.host_mac]),
             delivery::NEIGHBOUR if self.config().uplink != 0 => TC_REDIRECT,
+            delivery::STACK if hook.is_node() || outcome.port().0 != 0 => to_node(frame),
             _ => TC_PASS,
+        }
+    }
+
+    fn to_client<A: Family>(
+        &self,
+        frame: &mut [u8],
+        packet: &Packet<A>,
+        rewrite: &Rewrite<A>,
+        (outcome, hook): (Outcome, Hook),
+    ) -> i32 {
+        let delta = [rewrite.addresses(packet), rewrite.ports(packet)];
+        change(frame, packet, rewrite, delta);
+        if outcome.is_to_node() {
+            return to_node(frame);
+        }
+        if hook.is_node() && !outcome.takes_port() {
+            return TC_PASS;
+        }
+        match A::pod(&self.tables, rewrite.destination) {
+            Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
+            None if self.config().uplink != 0 => TC_REDIRECT,
+            None => TC_PASS,
         }
     }
 

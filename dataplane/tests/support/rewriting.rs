@@ -72,6 +72,12 @@ impl At for [u8] {
     }
 }
 
+/// Makes a frame one for the node's own stack.
+pub fn to_node(frame: &mut [u8]) -> i32 {
+    put(frame, 0, &[0; 12]);
+    TC_REDIRECT
+}
+
 /// Addresses a frame to a pod's end of its veth.
 pub fn to_pod(frame: &mut [u8], macs: [[u8; 6]; 2]) -> i32 {
     put(frame, 0, &macs.concat());

@@ -75,9 +75,15 @@ pub fn choose_for<A: Address, T: Tables<A>>(
     hook: Hook,
     tables: &T,
 ) -> Outcome {
-    let address = frontend(packet, hook, tables);
-    let key = ServiceKey::new(address, packet.destination_port, packet.protocol);
-    let chosen = choose(packet.source, &key, hash, hook.origin(), tables);
+    let key = knocked_at(packet, hook, tables);
+    // A process that speaks from a loopback address is a client with the node's.
+    let is_loopback = hook.is_node() && packet.source.is_loopback();
+    let client = if is_loopback {
+        tables.node_address()
+    } else {
+        packet.source
+    };
+    let chosen = choose(client, &key, hash, hook.origin(), tables);
     if chosen.is_settled() {
         return chosen;
     }
@@ -85,13 +91,11 @@ pub fn choose_for<A: Address, T: Tables<A>>(
         return Outcome::PASS;
     };
     let itself = backend.is_at(packet.source, backend.port);
-    let keeps_source = matches!(
-        backend.delivery,
-        delivery::PEER | delivery::GATEWAY | delivery::DIRECT
-    );
+    let keeps_source = backend.delivery != delivery::NEIGHBOUR;
     let source_nat = itself
+        || is_loopback
         || (hook.is_uplink() && !keeps_source)
-        || (!hook.is_uplink() && is_beyond(backend, tables));
+        || (hook == Hook::POD && is_beyond(backend, tables));
     if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
         return Outcome::PASS;
     }
@@ -104,14 +108,28 @@ pub fn choose_for<A: Address, T: Tables<A>>(
     chosen.with_port()
 }
 
-/// The address that a client knocked at, as this node knows it: another node's node port is one of its own, too.
+/// What a client knocked at, as this node knows it: another node's node port is one of its own, and to processes of the
+/// node itself a node port belongs to its loopback addresses too, as kube-proxy has it.
 #[inline(always)]
-fn frontend<A: Address, T: Tables<A>>(packet: &Packet<A>, hook: Hook, tables: &T) -> A {
-    if hook.is_tunnel() && tables.network(packet.destination) & kind::NODE != 0 {
+pub fn knocked_at<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    hook: Hook,
+    tables: &T,
+) -> ServiceKey<A> {
+    let is_nodes = hook.is_node() && packet.destination.is_loopback()
+        || hook.is_tunnel() && tables.network(packet.destination) & kind::NODE != 0;
+    let address = if is_nodes {
         tables.node_address()
     } else {
         packet.destination
-    }
+    };
+    ServiceKey::new(address, packet.destination_port, packet.protocol)
+}
+
+/// Whether a service is concerned with a packet for an address. Loopback addresses have node ports alone.
+#[inline(always)]
+pub fn is_concerned<A: Address>(service: &ServiceEntry, destination: A) -> bool {
+    !destination.is_loopback() || service.flags & flags::NODE_PORT != 0
 }
 
 /// Whether a service is concerned, and if so a backend for a client's new flow: [`Outcome::rechoose`] with its id.

@@ -29,8 +29,8 @@ pub enum Action {
 /// An action with what belongs to it.
 ///
 /// ```text
-///  63........48      47..40            38       37     36     35..32   31............0
-///  source port  reason, event + 1  takes port  ended  opened  action   backend, service
+///  63........48      47..40          39        38       37     36     35..32   31............0
+///  source port  reason, event + 1  to node  takes port  ended  opened  action   backend, service
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -41,6 +41,7 @@ impl Outcome {
     const OPENED: u64 = 1 << 36;
     const ENDED: u64 = 1 << 37;
     const TAKES_PORT: u64 = 1 << 38;
+    const TO_NODE: u64 = 1 << 39;
     const REASON_SHIFT: u32 = 40;
     const PORT_SHIFT: u32 = 48;
 
@@ -65,6 +66,13 @@ impl Outcome {
     #[must_use]
     pub const fn with_port(self) -> Self {
         Self(self.0 | Self::TAKES_PORT)
+    }
+
+    /// With the note that a reply's client is a process of the node itself, if it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_node_if(self, is: bool) -> Self {
+        Self(self.0 | (is as u64 * Self::TO_NODE))
     }
 
     /// To a backend; `port` is the source that source NAT gives, zero without.
@@ -143,6 +151,12 @@ impl Outcome {
     #[inline(always)]
     pub const fn is_opened(self) -> bool {
         self.0 & Self::OPENED != 0
+    }
+
+    /// Whether a reply's client is a process of the node itself.
+    #[inline(always)]
+    pub const fn is_to_node(self) -> bool {
+        self.0 & Self::TO_NODE != 0
     }
 
     /// Whether the flow takes a port of the node's address.

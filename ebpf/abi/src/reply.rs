@@ -78,7 +78,12 @@ pub fn from_source_nat<A: Address, T: Tables<A>>(
     if !is_answer {
         return Outcome::UNKNOWN;
     }
-    settle(packet, &bucket, slot, meta, tables, rewrite)
+    let settled = settle(packet, &bucket, slot, meta, tables, rewrite);
+    if settled.is_settled() {
+        settled.with_port()
+    } else {
+        settled
+    }
 }
 
 #[inline(always)]
@@ -123,5 +128,8 @@ fn settle<A: Address, T: Tables<A>>(
         packet.tcp_flags,
         tables.now(),
     );
-    Outcome::reply(meta.backend()).ended_if(ended)
+    let client = rewrite.destination;
+    Outcome::reply(meta.backend())
+        .ended_if(ended)
+        .to_node_if(client == tables.node_address() || client.is_loopback())
 }

@@ -22,6 +22,8 @@ pub mod program {
     pub const UPLINK_INGRESS: u8 = 1;
     /// `xdp_uplink`.
     pub const XDP_UPLINK: u8 = 2;
+    /// `node_egress`.
+    pub const NODE_EGRESS: u8 = 3;
 }
 
 /// The addresses and ports of a packet, in the words of [`Address::words`].

@@ -3,7 +3,7 @@
 use crate::{
     address::Address,
     hash,
-    open::{NOBODY, open},
+    open::{NOBODY, is_concerned, knocked_at, open},
     outcome::{Action, Outcome},
     parse::Packet,
     rewrite::Rewrite,
@@ -48,12 +48,8 @@ pub fn route<A: Address, T: Stages<A>>(
     };
     if leaves == NOBODY && !(to_node && hook.is_uplink()) && !hook.is_tunnel() {
         // A pod that calls itself, or a client of an address that is not the node's own: rare, so looked for last.
-        let known = tables.service(&crate::service::ServiceKey::new(
-            packet.destination,
-            packet.destination_port,
-            packet.protocol,
-        ));
-        if known.is_none() {
+        let known = tables.service(&knocked_at(packet, hook, tables));
+        if !known.is_some_and(|service| is_concerned(service, packet.destination)) {
             return Outcome::PASS;
         }
         let found = in_source_nat(packet, hash, hook, tables);

@@ -40,6 +40,8 @@ impl Hook {
     pub const TRANSIT: Self = Self(3);
     /// It sees what other nodes send here as clients beyond the cluster sent it to them.
     pub const TUNNEL: Self = Self(5);
+    /// It sees what processes on the node itself send, on its way out of the node's stack.
+    pub const NODE: Self = Self(8);
 
     /// Where it sees packets.
     #[inline(always)]
@@ -63,6 +65,12 @@ impl Hook {
     #[inline(always)]
     pub const fn is_tunnel(self) -> bool {
         self.0 & 4 != 0
+    }
+
+    /// Whether it sees what processes on the node itself send.
+    #[inline(always)]
+    pub const fn is_node(self) -> bool {
+        self.0 & 8 != 0
     }
 
     /// Whether it forwards only what leaves the node again.

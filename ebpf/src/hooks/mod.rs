@@ -1,5 +1,6 @@
 //! The entry points, one file a hook.
 
+mod node_egress;
 mod pod_egress;
 mod socket_connect;
 mod socket_peer;
