@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use portolan_agent::image::{ImageError, Store, import, list, parse_name};
+use portolan_agent::image::{ImageError, Puller, Store, import, list, parse_name};
 use serde_json::json;
 use support::{
     Node,
@@ -335,6 +335,32 @@ async fn image_is_pulled_from_a_registry_on_loopback() {
         )),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn pull_on_a_machine_without_ca_certificates_is_an_error_and_no_panic() {
+    const NAME: &str = "pull_on_a_machine_without_ca_certificates_is_an_error_and_no_panic";
+    if std::env::var_os("SSL_CERT_FILE").is_none() {
+        // The variables count for a whole process: one of its own has this machine without certificates.
+        let output = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", NAME, "--nocapture"])
+            .env("SSL_CERT_FILE", "/nonexistent")
+            .env("SSL_CERT_DIR", "/nonexistent")
+            .output()
+            .expect("this program runs");
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let bed = Bed::new();
+    let puller = Puller::new(Store::open(&bed.path("images")).expect("a store"));
+    for name in ["127.0.0.1:1/x:1", "registry.invalid/x:1"] {
+        let pulled = puller.pull(&parse_name(name).expect("a name")).await;
+        let told = pulled.expect_err("there is no registry").to_string();
+        assert!(
+            told.contains(name.split('/').next().expect("a host")),
+            "{told}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
