@@ -1,11 +1,14 @@
 //! `ConfigMap`s and Secrets that pods refer to, read when a container is about to start.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest as Asked, TokenRequestSpec},
+    core::v1::{ConfigMap, Secret, ServiceAccount},
+};
+use kube::{Api, Client, api::PostParams};
 
 use super::{ClusterError, request};
-use crate::pod::{ReferenceError, References};
+use crate::pod::{PodRef, ReferenceError, References, Token, TokenRequest};
 
 /// Reads references from the API. A container that starts later sees what is there then, as with kubelet.
 pub struct ApiReferences {
@@ -35,6 +38,44 @@ impl References for ApiReferences {
         request("get secret", &object, api.get(name))
             .await
             .map_err(|error| reference_error("secret", name, error))
+    }
+
+    async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let name = &wanted.account;
+        let audiences = Some(wanted.audience.clone()).filter(|audience| !audience.is_empty());
+        let body = Asked {
+            spec: Some(TokenRequestSpec {
+                audiences: audiences.map(|audience| vec![audience]),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(pod.name.clone()),
+                    uid: Some(pod.uid.clone()),
+                }),
+                expiration_seconds: Some(wanted.seconds),
+                ..TokenRequestSpec::default()
+            }),
+            ..Asked::default()
+        };
+        let object = format!("{}/{name}", pod.namespace);
+        let how = PostParams::default();
+        let asking = api.create_token_request(name, &how, &body);
+        let issued = request("request a token of", &object, asking)
+            .await
+            .map_err(|error| reference_error("serviceaccount", name, error))?;
+        let status = issued.status.unwrap_or_default();
+        let (Some(text), Some(expires)) = (status.token, status.expiration_timestamp) else {
+            return Err(ReferenceError::Unavailable {
+                kind: "serviceaccount",
+                name: name.clone(),
+                source: "the answer holds no token".into(),
+            });
+        };
+        Ok(Token {
+            text,
+            expires: expires.0,
+        })
     }
 }
 

@@ -93,6 +93,9 @@ pub async fn describe(
     if !has(&env, "HOSTNAME=") {
         env.push(format!("HOSTNAME={}", super::sandbox::host_name(pod)));
     }
+    if container.tty.unwrap_or(false) && !has(&env, "TERM=") {
+        env.push("TERM=xterm".to_owned());
+    }
     if !has(&env, "HOME=") {
         env.push(format!("HOME={home}"));
     }
@@ -186,7 +189,7 @@ fn resources(pod: &Pod, container: &Container, capacity: Capacity) -> Resources 
         memory: memory_limit
             .and_then(|limit| i64::try_from(limit).ok())
             .filter(|&limit| limit > 0),
-        pids: None,
+        pids: Some(capacity.container_pids),
         oom_score_adj: oom_score(pod, memory_request, capacity),
     }
 }

@@ -157,7 +157,7 @@ impl Worker {
             image_id: image.image.id(),
             started_at: None,
             stop_signal: stop_signal(container, &image.config.config) as i32,
-            stopping_since: None,
+            stopping: None,
         };
         let own = self.record.container(&name);
         own.attempts += 1;
@@ -190,6 +190,7 @@ impl Worker {
                     format!("Started container {name}"),
                 );
                 self.watch(container, id, running);
+                self.post_start(container);
                 None
             }
             Err(error) => Some(self.not_started(container, &instance, &super::chain(&error))),
@@ -272,6 +273,9 @@ impl Worker {
                 max_files: LOG_FILES,
             },
             uid: config.user.uid,
+            stdin: container.stdin.unwrap_or(false),
+            stdin_once: container.stdin_once.unwrap_or(false),
+            tty: container.tty.unwrap_or(false),
         };
         let place = bundle.clone();
         blocking(move || {
@@ -298,15 +302,6 @@ impl Worker {
     /// A container runs: whoever must know is told when it ends.
     pub(super) fn watch(&mut self, container: &Container, id: String, running: Running) {
         let running = Arc::new(running);
-        let has = |probe: &Option<_>| probe.is_some();
-        let own = self.record.container(&container.name);
-        own.waiting = None;
-        if let Some(current) = &mut own.current {
-            current.started_at = Some(running.started().at);
-        }
-        let adopted = own.started;
-        own.started = own.started || !has(&container.startup_probe);
-        own.ready = (adopted && own.ready) || (own.started && !has(&container.readiness_probe));
         let (watched, sender, name, run) = (
             Arc::clone(&running),
             self.own.clone(),
@@ -332,15 +327,35 @@ impl Worker {
                 tracing::debug!("a container ended after its pod's worker");
             }
         });
-        let mut live = Live {
+        let live = Live {
             container: running,
             id,
             tasks: vec![watch.abort_handle()],
+            hook: None,
         };
-        let started = self.record.container(&container.name).started;
-        let probes = self.probes(container, &live.id, started);
-        live.tasks.extend(probes);
         self.live.insert(container.name.clone(), live);
+    }
+
+    /// A container counts as running from here on: its probes begin.
+    pub(super) fn runs(&mut self, container: &Container) {
+        let Some(live) = self.live.get(&container.name) else {
+            return;
+        };
+        let (id, at) = (live.id.clone(), live.container.started().at);
+        let has = |probe: &Option<_>| probe.is_some();
+        let own = self.record.container(&container.name);
+        own.waiting = None;
+        if let Some(current) = &mut own.current {
+            current.started_at = Some(at);
+        }
+        let adopted = own.started;
+        own.started = own.started || !has(&container.startup_probe);
+        own.ready = (adopted && own.ready) || (own.started && !has(&container.readiness_probe));
+        let started = own.started;
+        let probes = self.probes(container, &id, started);
+        if let Some(live) = self.live.get_mut(&container.name) {
+            live.tasks.extend(probes);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod conditions;
 mod container;
 mod ending;
 mod environment;
+mod handler;
+mod hooks;
 mod last_words;
 mod launch;
 mod manager;
@@ -23,6 +25,7 @@ mod references;
 mod sandbox;
 mod status;
 mod teardown;
+mod tokens;
 mod users;
 mod volumes;
 mod worker;
@@ -34,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::mpsc;
 
 use crate::runtime::bundle::Bundle;
@@ -43,6 +46,7 @@ pub use environment::EnvironmentError;
 pub use manager::{Manager, ManagerError};
 pub use references::{ReferenceError, References};
 pub use teardown::teardown;
+pub use tokens::{Token, TokenRequest};
 
 /// What the manager must know of its node.
 #[derive(Clone, Debug)]
@@ -98,6 +102,8 @@ pub struct Capacity {
     pub cpu_millis: u64,
     /// In bytes.
     pub memory_bytes: u64,
+    /// Processes and threads that one container may have: a fork bomb takes no more.
+    pub container_pids: i64,
 }
 
 /// What a new manager found running.
@@ -220,6 +226,16 @@ fn pod_ref(pod: &Pod) -> PodRef {
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone().unwrap_or_default(),
     }
+}
+
+/// A container of a pod by its name, init containers too.
+fn container_named<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    let mut all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    all.find(|container| container.name == name)
 }
 
 /// As messages name pods: "web_default(5f6c...)".

@@ -28,6 +28,18 @@ pub struct PodRecord {
     pub containers: BTreeMap<String, ContainerRecord>,
     /// As last told, for their transition times.
     pub conditions: Vec<PodCondition>,
+    /// Why the node has ended the pod for good.
+    #[serde(default)]
+    pub failed: Option<Failure>,
+}
+
+/// Why a pod is failed, whatever its containers do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// status.reason: "DeadlineExceeded", "Evicted".
+    pub reason: String,
+    /// status.message.
+    pub message: String,
 }
 
 impl PodRecord {
@@ -40,6 +52,7 @@ impl PodRecord {
             ending_since: None,
             containers: BTreeMap::new(),
             conditions: Vec::new(),
+            failed: None,
         }
     }
 
@@ -90,12 +103,22 @@ pub struct Instance {
     pub image: String,
     /// repository@digest.
     pub image_id: String,
-    /// Once it runs.
+    /// Once it runs and its postStart hook has ended.
     pub started_at: Option<Timestamp>,
     /// What asks it to end.
     pub stop_signal: i32,
-    /// When it was asked to.
-    pub stopping_since: Option<Timestamp>,
+    /// Once it is to end.
+    #[serde(default)]
+    pub stopping: Option<Stopping>,
+}
+
+/// How far the end of a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// When it is killed.
+    pub deadline: Timestamp,
+    /// Whether it was asked to end. Before, its preStop hook runs and others may have to end first.
+    pub is_signalled: bool,
 }
 
 /// How a run ended.

@@ -5,6 +5,8 @@ use std::error::Error;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
+use super::{PodRef, Token, TokenRequest};
+
 /// Reads what pods refer to; `cluster` implements it over the API, tests over a map.
 #[async_trait]
 pub trait References: Send + Sync + 'static {
@@ -13,15 +15,18 @@ pub trait References: Send + Sync + 'static {
 
     /// A Secret of the pod's namespace.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ReferenceError>;
+
+    /// A token of the pod's service account, bound to the pod.
+    async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError>;
 }
 
 /// Why a reference could not be read; shown to users in `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
-    /// There is none of that name. `kind` is the API's lower-case singular: "configmap", "secret".
+    /// There is none of that name. `kind` is the API's lower-case singular: "configmap", "secret", "serviceaccount".
     #[error("{kind} \"{name}\" not found")]
     NotFound {
-        /// "configmap" or "secret".
+        /// "configmap", "secret" or "serviceaccount".
         kind: &'static str,
         /// metadata.name.
         name: String,
@@ -29,7 +34,7 @@ pub enum ReferenceError {
     /// The control plane did not answer; tried again later.
     #[error("failed to read {kind} \"{name}\": {source}")]
     Unavailable {
-        /// "configmap" or "secret".
+        /// "configmap", "secret" or "serviceaccount".
         kind: &'static str,
         /// metadata.name.
         name: String,

@@ -30,6 +30,7 @@ pub struct Place<'a> {
 pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
     let spec = pod.spec.as_ref();
     let phase = phase(spec, record);
+    let failure = record.failed.as_ref().filter(|_| phase == "Failed");
     let addresses: &[IpAddr] = match &record.network {
         _ if spec.is_some_and(is_host_network) => place.node_addresses,
         Some(network) => &network.addresses,
@@ -67,6 +68,8 @@ pub fn status(pod: &Pod, record: &PodRecord, place: Place<'_>) -> PodStatus {
                 .collect(),
         ),
         phase: Some(phase.to_owned()),
+        reason: failure.map(|failure| failure.reason.clone()),
+        message: failure.map(|failure| failure.message.clone()),
         pod_ip: first(addresses),
         pod_ips: (!addresses.is_empty()).then(|| {
             addresses
@@ -162,7 +165,23 @@ pub fn initialized(spec: &PodSpec, record: &PodRecord) -> bool {
             .all(|container| is_done(container, record))
 }
 
+/// A pod whose work is over runs for as long as a container of it does: a sidecar, or one that has to be killed.
 fn phase(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
+    let runs = || {
+        let mut all = record.containers.values();
+        all.any(|own| own.current.is_some())
+    };
+    match verdict(spec, record) {
+        "Failed" | "Succeeded" if runs() => "Running",
+        verdict => verdict,
+    }
+}
+
+/// What the pod's containers, without sidecars, have come to.
+fn verdict(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
+    if record.failed.is_some() {
+        return "Failed";
+    }
     let Some(spec) = spec else { return "Pending" };
     let none = ContainerRecord::default();
     let of = |container: &Container| {
@@ -216,9 +235,9 @@ fn phase(spec: Option<&PodSpec>, record: &PodRecord) -> &'static str {
     }
 }
 
-/// Whether the pod will never run again.
+/// Whether the pod's work is over, and what still runs of it is to end.
 pub fn is_over(pod: &Pod, record: &PodRecord) -> bool {
-    matches!(phase(pod.spec.as_ref(), record), "Failed" | "Succeeded")
+    matches!(verdict(pod.spec.as_ref(), record), "Failed" | "Succeeded")
 }
 
 fn container_status(container: &Container, record: &PodRecord, absent: &str) -> ContainerStatus {
@@ -317,7 +336,7 @@ mod tests {
             image_id: String::new(),
             started_at: Some(Timestamp::UNIX_EPOCH),
             stop_signal: 15,
-            stopping_since: None,
+            stopping: None,
         }
     }
 

@@ -19,12 +19,14 @@ use tokio::{
 
 use super::{
     ContainerSnapshot, EventSeverity, PodRef, PodReport, PodSnapshot,
+    hooks::HookKind,
     node::Node,
     probe::ProbeKind,
     pulls::Ready,
-    record::{PodDir, PodRecord, Termination},
+    record::{Failure, PodDir, PodRecord, Termination},
     sandbox,
     status::{self, Place},
+    tokens::Tokens,
     volumes,
 };
 use crate::{
@@ -62,6 +64,17 @@ pub enum Wake {
         /// In how many milliseconds.
         millis: u128,
     },
+    /// A hook has ended.
+    Hooked {
+        /// Of which container.
+        container: String,
+        /// Which run of it.
+        id: String,
+        /// Which hook.
+        kind: HookKind,
+        /// Why it failed.
+        result: Result<(), String>,
+    },
     /// A probe has come to another verdict, or has failed once more.
     Probed {
         /// Of which container.
@@ -82,6 +95,8 @@ pub(super) struct Live {
     pub container: Arc<Container>,
     pub id: String,
     pub tasks: Vec<AbortHandle>,
+    /// The hook that runs.
+    pub hook: Option<HookKind>,
 }
 
 impl Drop for Live {
@@ -106,6 +121,8 @@ pub struct Worker {
     pub(super) retries: BTreeMap<String, Timestamp>,
     pub(super) own: mpsc::UnboundedSender<Wake>,
     pub(super) clearing: JoinSet<()>,
+    /// Of the pod's service account.
+    tokens: Tokens,
     removed: bool,
     /// Whether this agent has asked for the pod's network, which it does once also for pods that have one.
     attached: bool,
@@ -152,6 +169,7 @@ impl Worker {
             retries: BTreeMap::new(),
             own: own.clone(),
             clearing: JoinSet::new(),
+            tokens: Tokens::default(),
             removed: false,
             attached: false,
             refresh_at: None,
@@ -204,6 +222,12 @@ impl Worker {
                 result,
                 millis,
             } => self.pull_ended(&container, result, millis),
+            Wake::Hooked {
+                container,
+                id,
+                kind,
+                result,
+            } => self.hooked(&container, &id, kind, result),
             Wake::Probed {
                 container,
                 id,
@@ -237,16 +261,11 @@ impl Worker {
             return self.end_pod().await;
         }
         let now = Timestamp::now();
-        let mut next = self.kill_overdue(now);
-        if self.live.is_empty() && status::is_over(&self.pod, &self.record) {
-            return match self.release().await {
-                Ok(()) => Next::Sleep(None),
-                Err(error) => {
-                    tracing::warn!(pod = self.me.name, %error, "cannot release what an ended pod held");
-                    Next::Sleep(now.checked_add(RETRY).ok())
-                }
-            };
+        let deadline = self.pass_deadline(now);
+        if status::is_over(&self.pod, &self.record) {
+            return Next::Sleep(self.finish(now).await);
         }
+        let mut next = earlier(deadline, self.end_further(now));
         if let Some(&at) = self.retries.get("").filter(|&&at| now < at) {
             return Next::Sleep(earlier(next, Some(at)));
         }
@@ -275,6 +294,9 @@ impl Worker {
         }
         for container in &spec.containers {
             next = earlier(next, self.advance(spec, container, false).await);
+            if self.is_starting(&container.name) {
+                break;
+            }
         }
         Next::Sleep(earlier(next, self.refresh_at))
     }
@@ -303,8 +325,11 @@ impl Worker {
         let now = Timestamp::now();
         if !self.record.sandbox || self.refresh_at.is_some_and(|at| at <= now) {
             let addresses = self.addresses();
+            let mut tokens = std::mem::take(&mut self.tokens);
+            let facts = self.facts(&addresses);
             let prepared =
-                volumes::prepare(&self.dir, self.facts(&addresses), &*self.node.references).await;
+                volumes::prepare(&self.dir, facts, &*self.node.references, &mut tokens).await;
+            self.tokens = tokens;
             prepared.map_err(|error| ("FailedMount", super::chain(&error)))?;
             self.refresh_at = None;
         }
@@ -313,6 +338,51 @@ impl Worker {
         }
         self.record.sandbox = true;
         Ok(())
+    }
+
+    /// Ends a pod that has been active for longer than it may. When that will be.
+    fn pass_deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let spec = self.pod.spec.as_ref()?;
+        let limit = SignedDuration::from_secs(spec.active_deadline_seconds?);
+        let due = self.record.since.checked_add(limit).ok()?;
+        if now < due {
+            return Some(due);
+        }
+        if !status::is_over(&self.pod, &self.record) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.fail("DeadlineExceeded", message.to_owned());
+        }
+        None
+    }
+
+    /// The pod is failed, whatever its containers do.
+    fn fail(&mut self, reason: &'static str, message: String) {
+        self.node
+            .event(&self.me, EventSeverity::Normal, reason, message.clone());
+        for own in self.record.containers.values_mut() {
+            own.waiting = None;
+        }
+        self.record.failed = Some(Failure {
+            reason: reason.to_owned(),
+            message,
+        });
+    }
+
+    /// Ends what still runs of a pod whose work is over, sidecars for example, and then releases what it held. When to
+    /// look again.
+    async fn finish(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.stop_all(now, self.grace());
+        let next = self.end_further(now);
+        if !self.live.is_empty() {
+            return next;
+        }
+        match self.release().await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(pod = self.me.name, %error, "cannot release what an ended pod held");
+                now.checked_add(RETRY).ok()
+            }
+        }
     }
 
     /// An ended pod keeps its record and status, and nothing else.
@@ -335,19 +405,13 @@ impl Worker {
     async fn end_pod(&mut self) -> Next {
         let now = Timestamp::now();
         let since = *self.record.ending_since.get_or_insert(now);
-        let spec = self.pod.spec.as_ref();
         let grace = self.pod.metadata.deletion_grace_period_seconds;
-        let grace = grace
-            .or(spec.and_then(|spec| spec.termination_grace_period_seconds))
-            .unwrap_or(30);
+        let grace = grace.unwrap_or_else(|| self.grace());
         let grace = if self.removed { 0 } else { grace.max(0) };
-        let deadline = since
-            .checked_add(SignedDuration::from_secs(grace))
-            .unwrap_or(Timestamp::MAX);
-        self.stop_all(now, deadline);
+        self.stop_all(since, grace);
+        let next = self.end_further(now);
         if !self.live.is_empty() {
-            let look_again = now.checked_add(RETRY).unwrap_or(deadline);
-            return Next::Sleep(Some(if now < deadline { deadline } else { look_again }));
+            return Next::Sleep(next);
         }
         while self.clearing.join_next().await.is_some() {}
         if let Err(error) = self.remove_all().await {

@@ -387,6 +387,7 @@ fn pod_config(args: &RunArgs, record: &AgentRecord, facts: &NodeFacts) -> pod::C
         capacity: pod::Capacity {
             cpu_millis: facts.machine.cpus * 1000,
             memory_bytes: facts.machine.memory,
+            container_pids: args.container_pids,
         },
         executable: pod::Config::SELF.into(),
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::RawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::process::ProcessId;
+
+const ATTACH: &str = "attach";
 
 /// The files of one container, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,15 @@ pub struct ShimConfig {
     pub log: LogConfig,
     /// Who runs in it: owns the pipes, so that it may open /dev/stdout again.
     pub uid: u32,
+    /// Whether it reads what attached clients type.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether its input ends with the first client.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Whether its streams are a terminal.
+    #[serde(default)]
+    pub tty: bool,
 }
 
 /// Where a container's output goes.
@@ -129,6 +140,21 @@ impl Bundle {
     /// The named pipe behind the container's standard error.
     pub fn stderr(&self) -> PathBuf {
         self.path.join("stderr")
+    }
+
+    /// The named pipe behind the container's standard input.
+    pub fn stdin(&self) -> PathBuf {
+        self.path.join("stdin")
+    }
+
+    /// The socket where the shim takes clients who attach.
+    pub fn attach(&self) -> PathBuf {
+        self.path.join(ATTACH)
+    }
+
+    /// The same, by a descriptor of the folder: names of sockets have at most 107 bytes.
+    pub fn attach_in(&self, folder: RawFd) -> PathBuf {
+        format!("/proc/self/fd/{folder}/{ATTACH}").into()
     }
 
     /// What the shim itself complains about.

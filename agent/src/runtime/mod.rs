@@ -18,6 +18,7 @@ pub mod process;
 pub mod shim;
 pub mod spec;
 pub mod sys;
+pub mod terminal;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -126,3 +126,15 @@ pub fn reset_signals() -> io::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }
+
+/// Makes standard input, a terminal, the one that this session is controlled by: Ctrl-C reaches it then. To be called by
+/// the session's leader.
+pub fn control_terminal() -> io::Result<()> {
+    // SAFETY: the request takes an integer and touches no memory of ours.
+    let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

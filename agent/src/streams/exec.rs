@@ -13,14 +13,18 @@ use hyper_util::rt::TokioIo;
 use portolan_wire::frames::{self, Decoder, Frame};
 use serde_json::{Value, json};
 use tokio::{
+    fs::File,
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
     process::{Child, Command},
     sync::mpsc,
     task::JoinSet,
 };
 
-use super::{Body, Node, Query, Refusal, switching, terminal::Terminal};
-use crate::runtime::bundle::Bundle;
+use super::{Body, Node, Query, Refusal, switching};
+use crate::runtime::{
+    bundle::Bundle,
+    terminal::{Terminal, size},
+};
 
 /// Bytes read at once.
 const CHUNK: usize = 32 * 1024;
@@ -98,14 +102,32 @@ async fn run(node: &Node, bundle: &Bundle, asked: &Asked, upgraded: Upgraded) ->
             sent.0?;
             sent.1?
         }
-        // Nobody listens any longer: dropped, the command is killed.
-        gone = gone(incoming) => return gone,
+        // Nobody listens any longer, or says what can't be understood: dropped, the command is killed.
+        gone = gone(incoming) => return match gone {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                end(&mut writing, &misunderstood(&error)).await
+            }
+            gone => gone,
+        },
     };
     while pumps.join_next().await.is_some() {}
-    let end = end_of(status, &std::fs::read_to_string(refusal.path())?);
-    let end = frames::encode(frames::ERROR, end.to_string().as_bytes());
+    let told = end_of(status, &std::fs::read_to_string(refusal.path())?);
+    end(&mut writing, &told).await
+}
+
+/// Says how it ended, and ends the connection.
+pub async fn end(writing: &mut (impl AsyncWrite + Unpin), status: &Value) -> io::Result<()> {
+    let end = frames::encode(frames::ERROR, status.to_string().as_bytes());
     writing.write_all(&end).await?;
     writing.shutdown().await
+}
+
+/// What a client is told that breaks the protocol.
+pub fn misunderstood(error: &io::Error) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {},
+        "status": "Failure", "reason": "BadRequest", "code": 400, "message": error.to_string(),
+    })
 }
 
 /// Completes when the other end has gone. That it says no more is not yet that.
@@ -116,7 +138,11 @@ async fn gone(incoming: tokio::task::JoinHandle<io::Result<()>>) -> io::Result<(
 /// Where input and sizes go.
 enum Input {
     Pipe(Option<tokio::process::ChildStdin>),
-    Terminal(Terminal),
+    Terminal {
+        terminal: Terminal,
+        /// What is typed.
+        keyboard: File,
+    },
 }
 
 type Started = (Child, Input, JoinSet<()>);
@@ -136,8 +162,10 @@ fn start(
         let child = command.spawn()?;
         // The command's own copies hold the terminal open, these would for ever.
         drop(command);
-        pumps.spawn(pump(frames::STDOUT, terminal.screen()?, sender.clone()));
-        return Ok((child, Input::Terminal(terminal), pumps));
+        let screen = File::from_std(terminal.duplicate()?);
+        pumps.spawn(pump(frames::STDOUT, screen, sender.clone()));
+        let keyboard = File::from_std(terminal.duplicate()?);
+        return Ok((child, Input::Terminal { terminal, keyboard }, pumps));
     }
     let stdin = if asked.stdin {
         Stdio::piped()
@@ -190,7 +218,8 @@ async fn take_input(mut from: ReadHalf<TokioIo<Upgraded>>, mut input: Input) -> 
             return Ok(());
         }
         decoder.push(&chunk[..length]);
-        while let Some(frame) = decoder.frame().map_err(io::Error::other)? {
+        let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        while let Some(frame) = decoder.frame().map_err(broken)? {
             input.take(frame).await?;
         }
     }
@@ -201,20 +230,14 @@ impl Input {
         let Frame { channel, payload } = frame;
         match (channel, self) {
             (frames::STDIN, Self::Pipe(Some(stdin))) => feed(stdin, &payload).await,
-            (frames::STDIN, Self::Terminal(terminal)) => {
-                feed(&mut terminal.keyboard, &payload).await
-            }
+            (frames::STDIN, Self::Terminal { keyboard, .. }) => feed(keyboard, &payload).await,
             (frames::CLOSE, Self::Pipe(stdin)) if payload == [frames::STDIN] => {
                 *stdin = None;
                 Ok(())
             }
-            (frames::RESIZE, Self::Terminal(terminal)) => {
-                let given: Value = serde_json::from_slice(&payload).unwrap_or_default();
-                let side = |name: &str| given[name].as_u64().and_then(|n| u16::try_from(n).ok());
-                match (side("Width"), side("Height")) {
-                    (Some(width), Some(height)) => terminal.resize(width, height),
-                    _ => Ok(()),
-                }
+            (frames::RESIZE, Self::Terminal { terminal, .. }) => {
+                let (columns, rows) = size(&payload)?;
+                terminal.resize(columns, rows)
             }
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `GET /logs/NAMESPACE/POD/UID/CONTAINER?follow&previous&tailLines&sinceTime&timestamps&limitBytes` | text |
 //! | `POST /exec/UID/CONTAINER?command&stdin&stdout&stderr&tty` | 101, then [`portolan_wire::frames`] |
+//! | `POST /attach/UID/CONTAINER?stdin&stdout&stderr` | 101, then [`portolan_wire::frames`] |
 //! | `POST /portforward/UID?port` | 101, then the connection's bytes |
 
 #![forbid(unsafe_code)]
@@ -32,11 +33,11 @@ use crate::{
     runtime::{bundle::Bundle, container::Launcher},
 };
 
+mod attach;
 mod exec;
 mod forward;
 mod logs;
 mod query;
-mod terminal;
 
 use query::Query;
 
@@ -270,6 +271,9 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> 
         }
         (&Method::POST, ["exec", uid, container]) => {
             exec::answer(node, uid, container, &query, request)
+        }
+        (&Method::POST, ["attach", uid, container]) => {
+            attach::answer(node, uid, container, &query, request).await
         }
         (&Method::POST, ["portforward", uid]) => forward::answer(node, uid, &query, request).await,
         _ => Err(Refusal::not_found("404 page not found".to_owned())),

@@ -16,10 +16,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod, PodStatus, Secret};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, ContainerStatus, Pod, PodStatus, Secret},
+    jiff::{SignedDuration, Timestamp},
+};
 use portolan_agent::{
     network::{HostPort, NetworkError, PodNetwork, PodNetworkStatus},
-    pod::{Capacity, Config, Manager, PodCommand, PodReport, ReferenceError, References},
+    pod::{
+        Capacity, Config, Manager, PodCommand, PodRef, PodReport, ReferenceError, References,
+        Token, TokenRequest,
+    },
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -82,6 +88,7 @@ impl Node {
             capacity: Capacity {
                 cpu_millis: 2000,
                 memory_bytes: 4 << 30,
+                container_pids: 256,
             },
             executable: PathBuf::from(env!("CARGO_BIN_EXE_portolan-agent")),
         };
@@ -417,9 +424,10 @@ impl PodNetwork for Networks {
     }
 }
 
-/// What pods may refer to.
+/// What pods may refer to. Tokens are numbered.
 #[derive(Default)]
 pub struct Objects {
+    pub tokens: AtomicU32,
     pub config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     pub secrets: Mutex<BTreeMap<String, Secret>>,
 }
@@ -450,5 +458,15 @@ impl References for Objects {
             kind: "secret",
             name: name.into(),
         })
+    }
+
+    async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError> {
+        let number = self.tokens.fetch_add(1, Ordering::Relaxed);
+        let text = format!(
+            "{number} of {}/{} for {:?} and {}",
+            pod.namespace, wanted.account, wanted.audience, pod.name
+        );
+        let expires = Timestamp::now() + SignedDuration::from_secs(wanted.seconds);
+        Ok(Token { text, expires })
     }
 }

@@ -9,3 +9,9 @@ pub mod frames;
 pub mod v1 {
     tonic::include_proto!("portolan.v1");
 }
+
+/// The health service that gRPC servers in containers have, for probes.
+#[allow(clippy::pedantic, missing_docs, reason = "generated code")]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}

@@ -3,21 +3,29 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume,
+    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection,
+    Volume,
 };
 
 use super::{VolumeError, publish::Files, relative};
 use crate::pod::{
-    EnvironmentError, ReferenceError, References,
+    EnvironmentError, ReferenceError, References, TokenRequest,
     environment::{Facts, environment_field},
+    pod_ref,
+    tokens::Tokens,
 };
+
+/// The default of expirationSeconds.
+const TOKEN_LIFE: i64 = 3600;
 
 /// The files of a volume.
 pub async fn content(
     volume: &Volume,
     facts: Facts<'_>,
     references: &dyn References,
+    tokens: &mut Tokens,
 ) -> Result<Files, VolumeError> {
     let mut files = Files::new();
     let name = &volume.name;
@@ -53,7 +61,7 @@ pub async fn content(
             &mut files,
         )?;
     } else if let Some(projected) = &volume.projected {
-        project(name, projected, facts, references, &mut files).await?;
+        project(name, projected, facts, (references, tokens), &mut files).await?;
     } else {
         return Err(VolumeError::Unsupported(name.clone()));
     }
@@ -65,7 +73,7 @@ async fn project(
     name: &str,
     projected: &ProjectedVolumeSource,
     facts: Facts<'_>,
-    references: &dyn References,
+    (references, tokens): (&dyn References, &mut Tokens),
     files: &mut Files,
 ) -> Result<(), VolumeError> {
     let mode = projected.default_mode;
@@ -79,11 +87,39 @@ async fn project(
             select(name, data, own.items.as_deref(), mode, own.optional, files)?;
         } else if let Some(own) = &source.downward_api {
             downward(name, own.items.as_deref(), mode, facts, files)?;
+        } else if let Some(own) = &source.service_account_token {
+            let text = token(name, own, facts.pod, (references, &mut *tokens)).await?;
+            let path = file_path(name, &own.path)?;
+            files.insert(path, (text.into_bytes(), self::mode(None, mode)));
         } else {
             return Err(VolumeError::Unsupported(name.to_owned()));
         }
     }
     Ok(())
+}
+
+/// A token of the pod's own account.
+async fn token(
+    volume: &str,
+    wanted: &ServiceAccountTokenProjection,
+    pod: &Pod,
+    (references, tokens): (&dyn References, &mut Tokens),
+) -> Result<String, VolumeError> {
+    let spec = pod.spec.as_ref();
+    let request = TokenRequest {
+        account: spec
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_else(|| "default".to_owned()),
+        audience: wanted.audience.clone().unwrap_or_default(),
+        seconds: wanted.expiration_seconds.unwrap_or(TOKEN_LIFE),
+    };
+    tokens
+        .get(references, &pod_ref(pod), request, Timestamp::now())
+        .await
+        .map_err(|source| VolumeError::Reference {
+            volume: volume.to_owned(),
+            source,
+        })
 }
 
 type Data = BTreeMap<String, Vec<u8>>;

@@ -19,6 +19,7 @@ use super::{
     environment::{Facts, expand},
     quantity,
     record::PodDir,
+    tokens::Tokens,
 };
 use crate::runtime::{mount, spec::Mount};
 
@@ -61,6 +62,7 @@ pub async fn prepare(
     dir: &PodDir,
     facts: Facts<'_>,
     references: &dyn References,
+    tokens: &mut Tokens,
 ) -> Result<(), VolumeError> {
     let spec = facts.pod.spec.as_ref();
     for volume in spec
@@ -81,9 +83,19 @@ pub async fn prepare(
                 reason,
             })?;
         } else {
-            let files = content(volume, facts, references).await?;
+            let files = content(volume, facts, references, tokens).await?;
+            keep_off_the_disk(volume, &place).map_err(fail)?;
             publish(&place, &files, group(facts.pod)).map_err(fail)?;
         }
+    }
+    Ok(())
+}
+
+/// What is secret lies in memory only.
+fn keep_off_the_disk(volume: &Volume, place: &Path) -> io::Result<()> {
+    let is_secret = volume.secret.is_some() || volume.projected.is_some();
+    if is_secret && !mount::is_mount_point(place)? {
+        mount::mount_memory(place, None, "0755")?;
     }
     Ok(())
 }

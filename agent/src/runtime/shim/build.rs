@@ -1,21 +1,27 @@
 //! Builds and starts a container through libcontainer, and says what went wrong in words that users know.
 #![forbid(unsafe_code)]
 
-use std::{fs::File, io, os::fd::OwnedFd};
+use std::io;
 
 use jiff::Timestamp;
 use libcontainer::{
     container::{Container, builder::ContainerBuilder},
     error::LibcontainerError,
+    oci_spec::runtime::Spec,
     syscall::syscall::SyscallType,
+    workload::{
+        Executor, ExecutorError, ExecutorValidationError,
+        default::{DefaultExecutor, get_executor},
+    },
 };
 
 use super::{
     super::{
         bundle::{Bundle, ShimConfig, Started},
         process::ProcessId,
+        sys,
     },
-    follow::Pipes,
+    console::{Console, Given},
 };
 
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -38,15 +44,21 @@ pub enum BuildError {
 }
 
 /// Starts the container that `bundle` describes. On an error nothing of it is left but files of the bundle.
-pub fn start(bundle: &Bundle, config: &ShimConfig, pipes: &Pipes) -> Result<Started, BuildError> {
+pub fn start(
+    bundle: &Bundle,
+    config: &ShimConfig,
+    console: &Console,
+) -> Result<Started, BuildError> {
     let fail = |operation| move |source| BuildError::Io { operation, source };
     std::fs::create_dir_all(bundle.runtime_root()).map_err(fail("make the runtime's folder"))?;
-    let null = File::open("/dev/null").map_err(fail("open /dev/null"))?;
+    let given = console
+        .given(bundle, config)
+        .map_err(fail("open the container's streams"))?;
     log_errors();
     let own_score =
         std::fs::read_to_string(OOM_SCORE).map_err(fail("read the shim's oom score"))?;
-    let mut container = build(bundle, config, null, pipes)
-        .map_err(|error| with_first_cause(bundle, refused(&error)))?;
+    let mut container =
+        build(bundle, config, given).map_err(|error| with_first_cause(bundle, refused(&error)))?;
     // libcontainer gives the shim what is meant for the container, which may be "killed first".
     if let Err(error) = std::fs::write(OOM_SCORE, own_score.trim()) {
         eprintln!("shim: cannot take the oom score back: {error}");
@@ -81,19 +93,37 @@ pub fn start(bundle: &Bundle, config: &ShimConfig, pipes: &Pipes) -> Result<Star
 fn build(
     bundle: &Bundle,
     config: &ShimConfig,
-    null: File,
-    pipes: &Pipes,
+    given: Given,
 ) -> Result<Container, LibcontainerError> {
-    let duplicate = |fd: &File| fd.try_clone().map_err(LibcontainerError::OtherIO);
     ContainerBuilder::new(config.id.clone(), SyscallType::default())
         .with_root_path(bundle.runtime_root())?
-        .with_stdin(OwnedFd::from(null))
-        .with_stdout(OwnedFd::from(duplicate(&pipes.stdout)?))
-        .with_stderr(OwnedFd::from(duplicate(&pipes.stderr)?))
+        .with_executor(Command { tty: config.tty })
+        .with_stdin(given.stdin)
+        .with_stdout(given.stdout)
+        .with_stderr(given.stderr)
         .validate_id()?
         .as_init(bundle.path())
         .with_systemd(false)
         .build()
+}
+
+/// Becomes the container's command.
+#[derive(Clone)]
+struct Command {
+    tty: bool,
+}
+
+impl Executor for Command {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if self.tty {
+            sys::control_terminal().map_err(|error| ExecutorError::Other(error.to_string()))?;
+        }
+        get_executor().exec(spec)
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        DefaultExecutor {}.validate(spec)
+    }
 }
 
 /// libcontainer's processes log what they met, and send each other only what they were about to do.

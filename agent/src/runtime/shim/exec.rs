@@ -19,11 +19,15 @@ use nix::{
         signal::Signal,
         wait::{WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, Uid, fchown},
 };
 use serde_json::Value;
 
-use super::{super::bundle::Bundle, During, ShimError, build::refused};
+use super::{
+    super::{bundle::Bundle, sys},
+    During, ShimError,
+    build::refused,
+};
 
 /// What this process returns when the command could not be started, as other runtimes do.
 const NOT_STARTED: u8 = 126;
@@ -78,7 +82,7 @@ impl<'a> Wanted<'a> {
 /// Runs a command in a container; its output and exit code become those of this process.
 pub fn exec(wanted: &Wanted<'_>) -> Result<ExitCode, ShimError> {
     let (bundle, command) = (&wanted.bundle, wanted.command);
-    super::sys::reset_signals().during("reset signals")?;
+    sys::reset_signals().during("reset signals")?;
     let config = bundle
         .shim_config()
         .read()
@@ -96,10 +100,12 @@ pub fn exec(wanted: &Wanted<'_>) -> Result<ExitCode, ShimError> {
         .iter()
         .map(|word| Value::String(word.to_string_lossy().into_owned()));
     document["process"]["args"] = args.collect();
-    if wanted.tty
-        && let Some(env) = document["process"]["env"].as_array_mut()
-    {
-        env.push(Value::from("TERM=xterm"));
+    if wanted.tty {
+        // Whoever runs the command may open its terminal again.
+        fchown(io::stdin(), Some(Uid::from_raw(config.uid)), None).during("own the terminal")?;
+        if let Some(env) = document["process"]["env"].as_array_mut() {
+            env.push(Value::from("TERM=xterm"));
+        }
     }
     if seccomp.is_some() {
         // libcontainer installs no filter here, and at the point where this room does, only a process that can't gain
@@ -148,8 +154,7 @@ impl Executor for Restricted {
         // A command that is given up must not go on alone.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| failed(&error))?;
         if self.tty {
-            // The first terminal that the leader of a session opens becomes the session's own: Ctrl-C reaches it then.
-            fs::File::open("/proc/self/fd/0").map_err(|error| failed(&error))?;
+            sys::control_terminal().map_err(|error| failed(&error))?;
         }
         if let Some(seccomp) = &self.seccomp {
             initialize_seccomp(seccomp).map_err(|error| failed(&error))?;

@@ -2,27 +2,27 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    fs::File,
-    io::Read as _,
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    path::Path,
+    io::{self, Read as _},
+    os::fd::AsFd,
 };
 
 use jiff::Timestamp;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{stat::Mode, wait::waitpid},
-    unistd::{Pid, Uid, mkfifo},
+    sys::wait::waitpid,
+    unistd::Pid,
 };
 
 use super::{
     super::{
         bundle::{Bundle, Exit, ShimConfig, Started},
         cgroup,
-        log::{ContainerLog, Stream},
+        log::ContainerLog,
         sys::Pidfd,
     },
     During, ShimError,
+    attach::Attached,
+    console::Console,
 };
 
 /// As much as a pipe holds.
@@ -32,45 +32,14 @@ const DRAIN_READS: usize = 64;
 /// How long pid 1 may take to reap a container.
 const REAP_MILLIS: u16 = 2_000;
 
-/// The pipes behind a container's standard output and error.
-///
-/// They are named and opened for reading and writing on both sides. So the container never loses its reader: while
-/// there is no shim it waits at a full pipe instead of being killed by SIGPIPE, and a new shim reads on.
-pub struct Pipes {
-    /// Standard output.
-    pub stdout: File,
-    /// Standard error.
-    pub stderr: File,
-}
-
-impl Pipes {
-    /// Makes them, for a container that runs as `uid`.
-    pub fn create(bundle: &Bundle, uid: u32) -> Result<Pipes, ShimError> {
-        for path in [bundle.stdout(), bundle.stderr()] {
-            match mkfifo(&path, Mode::from_bits_truncate(0o600)) {
-                Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-                Err(errno) => return Err(errno).during("make a pipe"),
-            }
-            nix::unistd::chown(&path, Some(Uid::from_raw(uid)), None).during("own a pipe")?;
-        }
-        Pipes::open(bundle)
-    }
-
-    /// Opens those that another shim made.
-    pub fn open(bundle: &Bundle) -> Result<Pipes, ShimError> {
-        let open = |path: &Path| {
-            File::options()
-                .read(true)
-                .write(true)
-                .custom_flags(libc::O_CLOEXEC)
-                .open(path)
-                .during("open a pipe")
-        };
-        Ok(Pipes {
-            stdout: open(&bundle.stdout())?,
-            stderr: open(&bundle.stderr())?,
-        })
-    }
+/// Where what a container prints comes from and goes to.
+pub struct Outputs {
+    /// The container's streams.
+    pub console: Console,
+    /// Who watches.
+    pub attached: Attached,
+    /// What is kept.
+    pub log: ContainerLog,
 }
 
 /// Who may wait for the container's first process.
@@ -87,8 +56,7 @@ pub fn to_the_end(
     bundle: &Bundle,
     config: &ShimConfig,
     started: Started,
-    pipes: &Pipes,
-    mut log: ContainerLog,
+    mut outputs: Outputs,
     parent: Parent,
 ) -> Result<(), ShimError> {
     let pidfd = match parent {
@@ -99,9 +67,10 @@ pub fn to_the_end(
     let Some(pidfd) = pidfd else {
         return Err(ShimError::Missing("the container's process"));
     };
-    copy_until_exit(&pidfd, pipes, &mut log)?;
+    outputs.copy_until_exit(&pidfd)?;
     let status = wait_status(&pidfd, started.init.pid, parent)?;
-    drain(pipes, &mut log)?;
+    outputs.drain()?;
+    let Outputs { attached, log, .. } = outputs;
     log.finish(Timestamp::now());
     let oom_killed = cgroup::oom_kills(&config.cgroup).unwrap_or_else(|error| {
         eprintln!("shim: cannot tell whether memory ran out: {error}");
@@ -111,61 +80,73 @@ pub fn to_the_end(
         return Err(ShimError::Missing("the container's exit status"));
     };
     let exit = Exit::from_wait_status(status, oom_killed, started);
-    bundle.exit().write(&exit).during("write exit.json")
+    let written = bundle.exit().write(&exit).during("write exit.json");
+    attached.finish();
+    written
 }
 
-fn copy_until_exit(pidfd: &Pidfd, pipes: &Pipes, log: &mut ContainerLog) -> Result<(), ShimError> {
-    let mut buffer = vec![0; PIPE_BYTES];
-    loop {
-        let mut polled = [
-            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(pipes.stdout.as_fd(), PollFlags::POLLIN),
-            PollFd::new(pipes.stderr.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut polled, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno).during("poll"),
-        }
-        let [ended, out, err] = polled.map(|fd| fd.any().unwrap_or(false));
-        for (ready, stream, file) in [
-            (out, Stream::Stdout, &pipes.stdout),
-            (err, Stream::Stderr, &pipes.stderr),
-        ] {
-            if ready {
-                let mut file = file;
-                let length = file
-                    .read(&mut buffer)
-                    .during("read the container's output")?;
-                log.take(stream, &buffer[..length], Timestamp::now());
+impl Outputs {
+    fn copy_until_exit(&mut self, pidfd: &Pidfd) -> Result<(), ShimError> {
+        let mut buffer = vec![0; PIPE_BYTES];
+        loop {
+            let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            if self.attached.has_room() {
+                let outputs = self.console.outputs.iter();
+                polled
+                    .extend(outputs.map(|(_, file)| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
+            }
+            let count = polled.len();
+            polled.extend(self.attached.polled(&self.console));
+            match poll(&mut polled, self.attached.timeout()) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(errno).during("poll"),
+            }
+            let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
+            let ended = ready.next().unwrap_or(false);
+            let printed: Vec<bool> = ready.take(count - 1).collect();
+            for (number, _) in printed.iter().enumerate().filter(|(_, ready)| **ready) {
+                self.pass_on(number, &mut buffer)?;
+            }
+            self.attached.advance(&mut self.console);
+            if ended {
+                return Ok(());
             }
         }
-        if ended {
-            return Ok(());
-        }
     }
-}
 
-/// What is left in the pipes. Nobody writes any more: pid 1 of the container's namespace is dead, and so are its others.
-fn drain(pipes: &Pipes, log: &mut ContainerLog) -> Result<(), ShimError> {
-    let mut buffer = vec![0; PIPE_BYTES];
-    for (stream, file) in [
-        (Stream::Stdout, &pipes.stdout),
-        (Stream::Stderr, &pipes.stderr),
-    ] {
-        // Bounded, for containers that share another's pid namespace and leave a writer behind.
-        for _ in 0..DRAIN_READS {
-            let mut polled = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut polled, PollTimeout::ZERO).during("poll")? == 0 {
-                break;
-            }
-            let mut file = file;
-            let length = file
-                .read(&mut buffer)
-                .during("read the container's output")?;
-            log.take(stream, &buffer[..length], Timestamp::now());
+    /// What one of the container's outputs holds, as far as it comes at once; `false` when it holds nothing.
+    fn pass_on(&mut self, number: usize, buffer: &mut [u8]) -> Result<bool, ShimError> {
+        let (stream, file) = &mut self.console.outputs[number];
+        let length = match file.read(buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error).during("read the container's output"),
+        };
+        if length > 0 {
+            self.log.take(*stream, &buffer[..length], Timestamp::now());
+            self.attached.show(*stream, &buffer[..length]);
         }
+        Ok(length > 0)
     }
-    Ok(())
+
+    /// What is left in the pipes. Nobody writes any more: pid 1 of the container's namespace is dead, and so are its
+    /// others.
+    fn drain(&mut self) -> Result<(), ShimError> {
+        let mut buffer = vec![0; PIPE_BYTES];
+        for number in 0..self.console.outputs.len() {
+            // Bounded, for containers that share another's pid namespace and leave a writer behind.
+            for _ in 0..DRAIN_READS {
+                let file = self.console.outputs[number].1.as_fd();
+                let mut polled = [PollFd::new(file, PollFlags::POLLIN)];
+                if poll(&mut polled, PollTimeout::ZERO).during("poll")? == 0
+                    || !self.pass_on(number, &mut buffer)?
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// As waitpid(2) encodes it; `None` where the kernel can't say.

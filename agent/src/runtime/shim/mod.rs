@@ -7,7 +7,7 @@
 //! ```text
 //! agent --spawn--> shim run BUNDLE --libcontainer--> init (the container's first process)
 //!                   | stdout: one line of JSON, then closed: Started or Failure
-//!                   | BUNDLE/lock held, started.json, log file
+//!                   | BUNDLE/lock held, started.json, log file, attach (a socket)
 //!                   ` exit.json by rename, then it ends
 //! ```
 //!
@@ -15,7 +15,9 @@
 //! ends, and the kernel remembers the exit status for whoever had a pidfd open.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod build;
+mod console;
 mod exec;
 mod follow;
 
@@ -34,6 +36,9 @@ use super::{
     process::ProcessId,
     sys,
 };
+
+use attach::Attached;
+use console::Console;
 
 /// Why a shim could not do its work; one line on its standard error.
 #[derive(Debug, thiserror::Error)]
@@ -129,11 +134,17 @@ fn run(bundle: &Bundle) -> Result<(), ShimError> {
         .read()
         .during("read shim.json")?
         .ok_or(ShimError::Missing("shim.json"))?;
-    let pipes = follow::Pipes::create(bundle, config.uid)?;
+    let console = Console::create(bundle, &config)?;
     let log = super::log::ContainerLog::open(config.log.clone()).during("open the log")?;
-    let started = build::start(bundle, &config, &pipes)?;
+    let attached = Attached::listen(bundle, config.stdin_once)?;
+    let started = build::start(bundle, &config, &console)?;
     answer(&Answer::Started(started)).during("answer the agent")?;
-    follow::to_the_end(bundle, &config, started, &pipes, log, follow::Parent::Us)
+    let outputs = follow::Outputs {
+        console,
+        attached,
+        log,
+    };
+    follow::to_the_end(bundle, &config, started, outputs, follow::Parent::Us)
 }
 
 fn adopt(bundle: &Bundle) -> Result<(), ShimError> {
@@ -149,17 +160,13 @@ fn adopt(bundle: &Bundle) -> Result<(), ShimError> {
         .read()
         .during("read started.json")?
         .ok_or(ShimError::Missing("started.json"))?;
-    let pipes = follow::Pipes::open(bundle)?;
-    let log = super::log::ContainerLog::open(config.log.clone()).during("open the log")?;
+    let outputs = follow::Outputs {
+        console: Console::open(bundle, &config)?,
+        attached: Attached::listen(bundle, config.stdin_once)?,
+        log: super::log::ContainerLog::open(config.log.clone()).during("open the log")?,
+    };
     answer(&Answer::Started(started)).during("answer the agent")?;
-    follow::to_the_end(
-        bundle,
-        &config,
-        started,
-        &pipes,
-        log,
-        follow::Parent::Another,
-    )
+    follow::to_the_end(bundle, &config, started, outputs, follow::Parent::Another)
 }
 
 /// Leaves the agent's session and its signal handling. The container's first process becomes a child of this one
