@@ -5,6 +5,7 @@
 //! container's backend is withdrawn on its own node before the cluster has heard of it.
 
 mod backoff;
+mod closing;
 mod conditions;
 mod container;
 mod ending;
