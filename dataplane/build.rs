@@ -8,7 +8,12 @@ use std::{
 };
 
 /// The objects, by their names without the ending.
-const OBJECTS: [&str; 3] = ["portolan-ebpf", "portolan-bench", "portolan-xdp-pass"];
+const OBJECTS: [&str; 4] = [
+    "portolan-ebpf",
+    "portolan-ebpf-old-kernels",
+    "portolan-bench",
+    "portolan-xdp-pass",
+];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

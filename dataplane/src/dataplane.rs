@@ -66,12 +66,7 @@ impl Dataplane {
     /// Loads the programs and makes the maps, or adopts the maps that are pinned and replaces the attached programs.
     pub fn open(config: Config) -> Result<Self, Error> {
         check_pins(&config.pin_dir)?;
-        let mut programs = Programs::load(
-            config.object.as_deref(),
-            &config.pin_dir,
-            &config.capacity,
-            config.tc,
-        )?;
+        let mut programs = Programs::load(&config)?;
         let maps = Maps::open(&config.pin_dir)?;
         configure(&maps, &config)?;
         watch::forget_lost(&config.pin_dir, &maps.config);
@@ -370,7 +365,7 @@ impl Dataplane {
     }
 
     /// What the kernel says of each program.
-    pub fn programs_info(&self) -> Result<Vec<ProgramInfo>, Error> {
+    pub fn programs_info(&mut self) -> Result<Vec<ProgramInfo>, Error> {
         self.programs.info()
     }
 

@@ -48,9 +48,12 @@ pub mod names {
         "RECORDS",
         WATCH,
         REPORTS,
+        LOCKS,
     ];
     /// One [`portolan_abi::report::Watch`].
     pub const WATCH: &str = "WATCH";
+    /// The kernel programs' own, on kernels before 5.12.
+    pub const LOCKS: &str = "LOCKS";
     /// The ring buffer of [`portolan_abi::report::Report`].
     pub const REPORTS: &str = "REPORTS";
 }
@@ -174,6 +177,7 @@ impl Maps {
 pub fn memory(pins: &Path) -> Result<Vec<(&'static str, u64)>, Error> {
     names::ALL
         .iter()
+        .filter(|name| pins.join(name).exists())
         .map(|name| {
             let path = pins.join(name);
             let bytes = Map::open(&path).and_then(|map| map.memory());

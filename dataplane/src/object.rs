@@ -1,6 +1,7 @@
 //! The kernel programs: those that were built into this library, or a file's.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -8,18 +9,25 @@ use std::{
 use crate::Error;
 
 static NODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan-ebpf.o"));
+static OLD_KERNELS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/portolan-ebpf-old-kernels.o"));
 static BENCH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan-bench.o"));
 static XDP_PASS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan-xdp-pass.o"));
 
-/// The programs of a node: a file's, or the built-in ones.
-pub fn node(file: Option<&Path>) -> Result<Vec<u8>, Error> {
-    match file {
-        Some(path) => fs::read(path).map_err(|source| Error::ObjectMissing {
-            path: path.to_owned(),
-            source,
-        }),
-        None => built_in(NODE),
+/// The programs of a node: a file's, or the built-in ones. Those for kernels before 5.12 are an object of their own, of
+/// files the one beside, if there is one.
+pub fn node(file: Option<&Path>, is_old: bool) -> Result<Vec<u8>, Error> {
+    let Some(path) = file else {
+        return built_in(if is_old { OLD_KERNELS } else { NODE });
+    };
+    let mut path = path.to_owned();
+    if is_old && let Some(name) = path.file_stem().and_then(OsStr::to_str) {
+        let beside = path.with_file_name(format!("{name}-old-kernels.o"));
+        if beside.exists() {
+            path = beside;
+        }
     }
+    fs::read(&path).map_err(|source| Error::ObjectMissing { path, source })
 }
 
 /// The programs of the microbenchmarks.

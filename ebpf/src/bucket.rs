@@ -8,55 +8,15 @@ use portolan_abi::{
     flow::{Bucket, BucketV4, BucketV6, Meta, SLOTS, SlotV4},
 };
 
-/// A bucket of the IPv4 tables.
+use crate::lock::Lock;
+
+/// A bucket of the IPv4 tables, and what locks it.
 #[derive(Clone, Copy)]
-pub struct MapBucketV4(pub *mut BucketV4);
+pub struct MapBucketV4(pub *mut BucketV4, pub Lock);
 
-/// A bucket of the IPv6 tables.
+/// A bucket of the IPv6 tables, and what locks it.
 #[derive(Clone, Copy)]
-pub struct MapBucketV6(pub *mut BucketV6);
-
-/// Puts `new` into a word if it is `old`; what it was.
-///
-/// # Safety
-/// `word` must point to eight aligned bytes of a map's value.
-#[inline(always)]
-pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
-    let was: u64;
-    // SAFETY: the instruction touches the word alone; the target has no compare-and-swap in `core::sync::atomic`.
-    unsafe {
-        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") old => was);
-    }
-    was
-}
-
-/// Sets bits of a word; what it was.
-///
-/// # Safety
-/// `word` must point to eight aligned bytes of a map's value.
-#[inline(always)]
-unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
-    let was: u64;
-    // SAFETY: the instruction touches the word alone.
-    unsafe {
-        asm!("{bits} = atomic_fetch_or((u64 *)({word} + 0), {bits})", word = in(reg) word, bits = inout(reg) bits => was);
-    }
-    was
-}
-
-/// Clears all but some bits of a word; what it was.
-///
-/// # Safety
-/// `word` must point to eight aligned bytes of a map's value.
-#[inline(always)]
-unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
-    let was: u64;
-    // SAFETY: the instruction touches the word alone.
-    unsafe {
-        asm!("{bits} = atomic_fetch_and((u64 *)({word} + 0), {bits})", word = in(reg) word, bits = inout(reg) bits => was);
-    }
-    was
-}
+pub struct MapBucketV6(pub *mut BucketV6, pub Lock);
 
 /// Adds to a number.
 ///
@@ -94,25 +54,25 @@ macro_rules! atomic_meta {
         #[inline(always)]
         fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool {
             // SAFETY: as in `meta`.
-            unsafe { compare_exchange(self.word(slot), old.0, new.0) == old.0 }
+            unsafe { self.1.exchange(self.word(slot), old.0, new.0) }
         }
 
         #[inline(always)]
         fn try_lock(&self) -> bool {
             // SAFETY: as in `meta`.
-            unsafe { fetch_or(self.word(0), Meta::LOCK) & Meta::LOCK == 0 }
+            unsafe { self.1.try_lock(self.word(0)) }
         }
 
         #[inline(always)]
         fn unlock(&self) {
             // SAFETY: as in `meta`.
-            unsafe { fetch_and(self.word(0), !Meta::LOCK) };
+            unsafe { self.1.unlock(self.word(0)) };
         }
 
         #[inline(always)]
         fn publish(&self, slot: u32, meta: Meta) {
             // SAFETY: as in `meta`.
-            unsafe { self.word(slot).write_volatile(meta.0) };
+            unsafe { self.word(slot).write_volatile(meta.0 & Lock::KEPT) };
         }
     };
 }

@@ -28,8 +28,8 @@
 //! - What is for the node's own processes comes in at lo, where a source that is the node's own address is no forgery.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
-//! - `unsafe` is in `frame`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`, `skb`, `xdp` and `watch`,
-//!   nowhere else.
+//! - `unsafe` is in `frame`, `handed`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`, `skb`, `xdp` and
+//!   `watch`, nowhere else.
 //!
 //! # How to build, inspect and test
 //! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
@@ -45,8 +45,10 @@
 mod bucket;
 mod count;
 mod frame;
+mod handed;
 mod hooks;
 mod hops;
+mod lock;
 mod maps;
 mod skb;
 mod socket;

@@ -2,9 +2,10 @@
 
 use core::ptr::{addr_of, addr_of_mut};
 
+#[cfg(not(feature = "old-kernels"))]
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    helpers::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{
         Array, HashMap, PerCpuArray,
@@ -36,6 +37,7 @@ use portolan_abi::{
 
 use crate::{
     bucket::{self, MapBucketV4, MapBucketV6},
+    lock::Lock,
     socket_bucket::MapSockets,
 };
 
@@ -98,7 +100,7 @@ pub trait Family: Echo + Encapsulate + Refuse + OfSender + TooBig {
     /// The bucket of its flow table that a hash leads to.
     fn flows(config: &NodeConfig, hash: u64) -> Option<Self::Bucket>;
     /// A bucket of its source NAT table.
-    fn source_nat(bucket: u32) -> Option<Self::Bucket>;
+    fn source_nat(index: u32) -> Option<Self::Bucket>;
     /// The service behind a key.
     fn service(key: &ServiceKey<Self>) -> Option<&'static ServiceEntry>;
     /// The pod of this node that has an address.
@@ -115,14 +117,15 @@ impl Family for V4 {
 
     #[inline(always)]
     fn flows(config: &NodeConfig, hash: u64) -> Option<MapBucketV4> {
-        FLOWS_V4
-            .get_ptr_mut((hash >> 32) as u32 & config.flow_mask_v4)
-            .map(MapBucketV4)
+        let index = (hash >> 32) as u32 & config.flow_mask_v4;
+        let bucket = FLOWS_V4.get_ptr_mut(index)?;
+        Some(MapBucketV4(bucket, Lock::of(index)))
     }
 
     #[inline(always)]
-    fn source_nat(bucket: u32) -> Option<MapBucketV4> {
-        SNAT_V4.get_ptr_mut(bucket).map(MapBucketV4)
+    fn source_nat(index: u32) -> Option<MapBucketV4> {
+        let bucket = SNAT_V4.get_ptr_mut(index)?;
+        Some(MapBucketV4(bucket, Lock::of(index)))
     }
 
     #[inline(always)]
@@ -148,14 +151,15 @@ impl Family for V6 {
 
     #[inline(always)]
     fn flows(config: &NodeConfig, hash: u64) -> Option<MapBucketV6> {
-        FLOWS_V6
-            .get_ptr_mut((hash >> 32) as u32 & config.flow_mask_v6)
-            .map(MapBucketV6)
+        let index = (hash >> 32) as u32 & config.flow_mask_v6;
+        let bucket = FLOWS_V6.get_ptr_mut(index)?;
+        Some(MapBucketV6(bucket, Lock::of(index)))
     }
 
     #[inline(always)]
-    fn source_nat(bucket: u32) -> Option<MapBucketV6> {
-        SNAT_V6.get_ptr_mut(bucket).map(MapBucketV6)
+    fn source_nat(index: u32) -> Option<MapBucketV6> {
+        let bucket = SNAT_V6.get_ptr_mut(index)?;
+        Some(MapBucketV6(bucket, Lock::of(index)))
     }
 
     #[inline(always)]
@@ -206,8 +210,14 @@ impl<A: Family> Tables<A> for Maps {
 
     #[inline(always)]
     fn now(&self) -> u64 {
+        #[cfg(feature = "old-kernels")]
         // SAFETY: the helper takes nothing and returns a number.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        return unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+        #[cfg(not(feature = "old-kernels"))]
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe {
+            bpf_ktime_get_coarse_ns()
+        }
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use core::ptr::addr_of_mut;
 
 use portolan_abi::socket_table::{End, SocketBucket, Sockets, Translation, WAYS};
 
-use crate::bucket::compare_exchange;
+use crate::lock;
 
 /// A bucket of the map of sockets.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl Sockets for MapSockets {
     #[inline(always)]
     fn claim(&self, way: u32, owner: u64) -> bool {
         // SAFETY: as in `owner`.
-        unsafe { compare_exchange(self.word(way), 0, owner) == 0 }
+        unsafe { lock::exchange(self.word(way), 0, owner) }
     }
 
     #[inline(always)]

@@ -11,92 +11,93 @@ use portolan_abi::{
     tables::{Hook, Stages},
 };
 
-use crate::maps::{self, Family, Maps};
+use crate::{
+    handed::{Hand, Handed, Lent, hand, lend, take, take_mut},
+    maps::{self, Family, Maps},
+};
 
 macro_rules! stages {
     ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident) => {
         #[unsafe(no_mangle)]
-        extern "C" fn $in_flows(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
-            with(packet, |packet, maps| {
+        extern "C" fn $in_flows(packet: Handed<Packet<$family>>, hash: u64, hook: u32) -> u64 {
+            with::<$family>(packet, |packet, maps| {
                 client::in_flows(packet, hash, Hook(hook), maps)
             })
         }
 
         #[unsafe(no_mangle)]
         extern "C" fn $in_source_nat(
-            packet: *const Packet<$family>,
+            packet: Handed<Packet<$family>>,
             hash: u64,
             hook: u32,
             second: u32,
         ) -> u64 {
-            with(packet, |packet, maps| {
+            with::<$family>(packet, |packet, maps| {
                 client::in_source_nat(packet, hash, Hook(hook), second != 0, maps)
             })
         }
 
         #[unsafe(no_mangle)]
         extern "C" fn $from_flows(
-            packet: *const Packet<$family>,
+            packet: Handed<Packet<$family>>,
             hook: u32,
-            rewrite: *mut Rewrite<$family>,
+            rewrite: Lent<Rewrite<$family>>,
         ) -> u64 {
-            // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
-            let Some(rewrite) = (unsafe { rewrite.as_mut() }) else {
+            let Some(rewrite) = take_mut::<Rewrite<$family>>(rewrite) else {
                 return Outcome::PASS.0;
             };
-            with(packet, |packet, maps| {
+            with::<$family>(packet, |packet, maps| {
                 reply::from_flows(packet, Hook(hook), maps, rewrite)
             })
         }
 
         #[unsafe(no_mangle)]
         extern "C" fn $from_source_nat(
-            packet: *const Packet<$family>,
-            rewrite: *mut Rewrite<$family>,
+            packet: Handed<Packet<$family>>,
+            rewrite: Lent<Rewrite<$family>>,
         ) -> u64 {
-            // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
-            let Some(rewrite) = (unsafe { rewrite.as_mut() }) else {
+            let Some(rewrite) = take_mut::<Rewrite<$family>>(rewrite) else {
                 return Outcome::PASS.0;
             };
-            with(packet, |packet, maps| {
+            with::<$family>(packet, |packet, maps| {
                 reply::from_source_nat(packet, maps, rewrite)
             })
         }
 
         #[unsafe(no_mangle)]
-        extern "C" fn $choose(packet: *const Packet<$family>, hash: u64, hook: u32) -> u64 {
-            with(packet, |packet, maps| {
+        extern "C" fn $choose(packet: Handed<Packet<$family>>, hash: u64, hook: u32) -> u64 {
+            with::<$family>(packet, |packet, maps| {
                 open::choose_for(packet, hash, Hook(hook), maps)
             })
         }
 
         #[unsafe(no_mangle)]
-        extern "C" fn $world(packet: *const Packet<$family>, hash: u64) -> u64 {
-            with(packet, |packet, maps| {
+        extern "C" fn $world(packet: Handed<Packet<$family>>, hash: u64) -> u64 {
+            with::<$family>(packet, |packet, maps| {
                 masquerade::in_source_nat(packet, hash, maps)
             })
         }
 
         #[unsafe(no_mangle)]
         extern "C" fn $give_slot(
-            packet: *const Packet<$family>,
+            packet: Handed<Packet<$family>>,
             hash: u64,
             backend: u32,
             leaves: u32,
         ) -> u64 {
-            with(packet, |packet, maps| {
+            with::<$family>(packet, |packet, maps| {
                 open::give_slot(packet, hash, backend, leaves, maps)
             })
         }
 
         #[unsafe(no_mangle)]
         extern "C" fn $give_port(
-            packet: *const Packet<$family>,
+            packet: Handed<Packet<$family>>,
             hash: u64,
             backend: u32,
             leaves: u32,
         ) -> u64 {
-            with(packet, |packet, maps| {
+            with::<$family>(packet, |packet, maps| {
                 open::give_port(packet, hash, backend, leaves, maps)
             })
         }
@@ -104,7 +105,7 @@ macro_rules! stages {
         impl Stages<$family> for Maps {
             #[inline(always)]
             fn client_in_flows(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
-                Outcome($in_flows(packet, hash, hook.0))
+                Outcome($in_flows(hand(packet), hash, hook.0))
             }
 
             #[inline(always)]
@@ -115,7 +116,12 @@ macro_rules! stages {
                 hook: Hook,
                 second: bool,
             ) -> Outcome {
-                Outcome($in_source_nat(packet, hash, hook.0, u32::from(second)))
+                Outcome($in_source_nat(
+                    hand(packet),
+                    hash,
+                    hook.0,
+                    u32::from(second),
+                ))
             }
 
             #[inline(always)]
@@ -125,7 +131,9 @@ macro_rules! stages {
                 hook: Hook,
                 rewrite: &mut Rewrite<$family>,
             ) -> Outcome {
-                Outcome($from_flows(packet, hook.0, rewrite))
+                Outcome(lend(rewrite, |rewrite| {
+                    $from_flows(hand(packet), hook.0, rewrite)
+                }))
             }
 
             #[inline(always)]
@@ -134,17 +142,19 @@ macro_rules! stages {
                 packet: &Packet<$family>,
                 rewrite: &mut Rewrite<$family>,
             ) -> Outcome {
-                Outcome($from_source_nat(packet, rewrite))
+                Outcome(lend(rewrite, |rewrite| {
+                    $from_source_nat(hand(packet), rewrite)
+                }))
             }
 
             #[inline(always)]
             fn choose(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
-                Outcome($choose(packet, hash, hook.0))
+                Outcome($choose(hand(packet), hash, hook.0))
             }
 
             #[inline(always)]
             fn world(&self, packet: &Packet<$family>, hash: u64) -> Outcome {
-                Outcome($world(packet, hash))
+                Outcome($world(hand(packet), hash))
             }
 
             #[inline(always)]
@@ -155,7 +165,7 @@ macro_rules! stages {
                 backend: u32,
                 leaves: u32,
             ) -> Outcome {
-                Outcome($give_slot(packet, hash, backend, leaves))
+                Outcome($give_slot(hand(packet), hash, backend, leaves))
             }
 
             #[inline(always)]
@@ -166,7 +176,7 @@ macro_rules! stages {
                 backend: u32,
                 leaves: u32,
             ) -> Outcome {
-                Outcome($give_port(packet, hash, backend, leaves))
+                Outcome($give_port(hand(packet), hash, backend, leaves))
             }
         }
     };
@@ -175,14 +185,16 @@ macro_rules! stages {
 stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, choose_v4, world_v4, give_slot_v4, give_port_v4);
 stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, choose_v6, world_v6, give_slot_v6, give_port_v6);
 
-/// Runs a stage over the maps. A global function must expect null, though no caller passes it.
+/// Runs a stage over the maps.
 #[inline(always)]
-fn with<A: Family>(
-    packet: *const Packet<A>,
+fn with<A: Family + 'static>(
+    packet: Handed<Packet<A>>,
     stage: impl FnOnce(&Packet<A>, &Maps) -> Outcome,
-) -> u64 {
-    // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
-    let (Some(packet), Some(config)) = (unsafe { packet.as_ref() }, maps::config()) else {
+) -> u64
+where
+    Packet<A>: Hand,
+{
+    let (Some(packet), Some(config)) = (take::<Packet<A>>(packet), maps::config()) else {
         return Outcome::PASS.0;
     };
     stage(packet, &Maps { config }).0

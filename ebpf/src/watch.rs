@@ -16,7 +16,10 @@ use portolan_abi::{
     rewrite::Rewrite,
 };
 
-use crate::count;
+use crate::{
+    count,
+    handed::{Handed, hand, take},
+};
 
 #[map]
 static WATCH: Array<Watch> = Array::pinned(1, BPF_F_MMAPABLE);
@@ -88,14 +91,16 @@ macro_rules! watched {
     ($family:ty: $name:ident) => {
         #[unsafe(no_mangle)]
         extern "C" fn $name(
-            packet: *const Packet<$family>,
-            rewrite: *const Rewrite<$family>,
+            packet: Handed<Packet<$family>>,
+            rewrite: Handed<Rewrite<$family>>,
             outcome: u64,
             place: u64,
             verdict: i32,
         ) -> u64 {
-            // SAFETY: the verifier insists that callers pass memory of the type's size, or null.
-            if let (Some(packet), Some(rewrite)) = unsafe { (packet.as_ref(), rewrite.as_ref()) } {
+            if let (Some(packet), Some(rewrite)) = (
+                take::<Packet<$family>>(packet),
+                take::<Rewrite<$family>>(rewrite),
+            ) {
                 write(packet, rewrite, Outcome(outcome), place, verdict);
             }
             0
@@ -110,7 +115,7 @@ macro_rules! watched {
                 place: u64,
                 verdict: i32,
             ) {
-                $name(packet, rewrite, outcome, place, verdict);
+                $name(hand(packet), hand(rewrite), outcome, place, verdict);
             }
         }
     };

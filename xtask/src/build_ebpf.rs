@@ -21,6 +21,8 @@ const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "portolan-ebpf";
 /// The object with all the programs of a node.
 const OBJECT: &str = "portolan-ebpf";
+/// The same for old kernels: what is built with the feature, and what that object is called.
+const OLD_KERNELS: (&str, &str) = ("old-kernels", "portolan-ebpf-old-kernels");
 
 /// For people on machines where nothing was found and nothing can be installed.
 pub const WHAT_TO_INSTALL: &str = "\
@@ -94,8 +96,16 @@ pub fn build(workspace: &Workspace) -> Result<bool> {
         return Ok(false);
     }
     let begun = SystemTime::now();
-    compile(workspace, &toolchain)?;
     let release = workspace.target().join("ebpf").join(TARGET).join("release");
+    // First, since the two leave their object in one place.
+    let (feature, name) = OLD_KERNELS;
+    compile(
+        workspace,
+        &toolchain,
+        &["--bin", OBJECT, "--features", feature],
+    )?;
+    place(workspace, &release.join(OBJECT), name)?;
+    compile(workspace, &toolchain, &["--bins"])?;
     for name in programs(&release)? {
         place(workspace, &release.join(&name), &name)?;
     }
@@ -169,7 +179,8 @@ fn is_fresh(workspace: &Workspace, stamp: &Path, identity: &str) -> Result<bool>
         return Ok(false);
     };
     let same_toolchain = fs::read_to_string(stamp).is_ok_and(|text| text == identity);
-    if !same_toolchain || !object(workspace).exists() {
+    let old = workspace.target().join(format!("{}.o", OLD_KERNELS.1));
+    if !same_toolchain || !object(workspace).exists() || !old.exists() {
         return Ok(false);
     }
     let root = workspace.root();
@@ -201,14 +212,14 @@ fn modified(path: &Path) -> Result<SystemTime> {
         .with_context(|| format!("look at {}", path.display()))
 }
 
-fn compile(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
-    command::output(&mut kernel_cargo(workspace, toolchain, "build")?).map(drop)
+fn compile(workspace: &Workspace, toolchain: &Toolchain, selection: &[&str]) -> Result<()> {
+    command::output(kernel_cargo(workspace, toolchain, "build")?.args(selection)).map(drop)
 }
 
 /// Lints the kernel programs; only rustup's compilers come with a clippy.
 pub fn clippy(workspace: &Workspace) -> Result<()> {
     let mut cargo = kernel_cargo(workspace, &Toolchain::Nightly, "clippy")?;
-    command::run(cargo.args(["--", "-Dwarnings"]))
+    command::run(cargo.args(["--bins", "--", "-Dwarnings"]))
 }
 
 /// A cargo that compiles the kernel programs.
@@ -234,7 +245,7 @@ fn kernel_cargo(workspace: &Workspace, toolchain: &Toolchain, verb: &str) -> Res
         Toolchain::Prebuilt(object) => bail!("{} is prebuilt", object.display()),
     }
     cargo
-        .args([verb, "--quiet", "--release", "--bins", "--package", PACKAGE])
+        .args([verb, "--quiet", "--release", "--package", PACKAGE])
         .args(["--target", TARGET, "--target-dir"])
         .arg(workspace.target().join("ebpf"));
     if *toolchain == Toolchain::Nightly {

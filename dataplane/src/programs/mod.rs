@@ -17,9 +17,10 @@ use aya::{
 
 use portolan_abi::socket_table::WAYS;
 
-use crate::{Capacity, Error, maps::failed, model::TcMode, object};
+use crate::{Config, Error, maps::failed, model::TcMode, object, sys};
 
 pub use links::{interface_of, unhook};
+use sockets::Hooks;
 
 /// The folder of the links, among the pins.
 pub const LINKS: &str = "links";
@@ -45,19 +46,22 @@ pub struct Programs {
     mode: TcMode,
     /// The folder of the socket hooks' links.
     sockets: PathBuf,
-    /// Why the kernel has no socket hooks, if it has none.
-    without_sockets: Option<String>,
+    /// Whether the socket hooks are loaded, which takes as long as all the rest: not before they are needed.
+    hooks: Option<Hooks>,
 }
 
 impl Programs {
-    /// Loads the object: maps that are pinned are used as they are, others are made and pinned.
-    pub fn load(
-        file: Option<&Path>,
-        pins: &Path,
-        capacity: &Capacity,
-        mode: Option<TcMode>,
-    ) -> Result<Self, Error> {
-        let mut bytes = object::node(file)?;
+    /// Loads the object: maps that are pinned are used as they are, others are made and pinned. Of the programs, those of
+    /// the ways that are wanted are loaded.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let (file, pins) = (config.object.as_deref(), config.pin_dir.as_path());
+        let capacity = &config.capacity;
+        let is_old = !is_at_least(5, 12);
+        if is_old {
+            tracing::info!("this kernel is older than 5.12: its programs lock buckets by addition");
+        }
+        let mut bytes = object::node(file, is_old)?;
+        sys::lift_memory_limit();
         let name = file.unwrap_or(Path::new("the built-in kernel programs"));
         let slots = portolan_abi::flow::SLOTS;
         let mut loader = EbpfLoader::new();
@@ -100,8 +104,8 @@ impl Programs {
             .map_err(|source| kernel("load", name, source))?;
         for (name, program) in object_code.programs_mut() {
             let result = match program {
-                Program::Xdp(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) if config.ways.xdp => program.load(),
+                Program::SchedClassifier(program) if config.ways.tcx => program.load(),
                 _ => continue,
             };
             let name = name.to_owned();
@@ -111,13 +115,12 @@ impl Programs {
         for folder in [&links, &sockets] {
             fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;
         }
-        let without_sockets = sockets::load(&mut object_code).err();
         Ok(Self {
             object: object_code,
             links,
-            mode: mode.unwrap_or_else(tc_mode),
+            mode: config.tc.unwrap_or_else(tc_mode),
             sockets,
-            without_sockets: without_sockets.map(|error| format!("{error:?}")),
+            hooks: None,
         })
     }
 
@@ -145,11 +148,12 @@ impl Programs {
         &self.object
     }
 
-    /// What the kernel says of each program.
-    pub fn info(&self) -> Result<Vec<ProgramInfo>, Error> {
+    /// What the kernel says of each program that is loaded, socket hooks included.
+    pub fn info(&mut self) -> Result<Vec<ProgramInfo>, Error> {
+        self.hooks();
         let mut all = Vec::new();
         for (name, program) in self.object.programs() {
-            if self.without_sockets.is_some() && sockets::HOOKS.contains(&name) {
+            if program.fd().is_err() {
                 continue;
             }
             let info = program
@@ -259,14 +263,15 @@ fn tc_mode() -> TcMode {
 
 /// Makes the object's XDP programs ones that take whole packets alone. That they take others, their section's name says.
 fn without_fragments(object: &mut [u8]) {
-    const NAME: &[u8] = b"\0xdp.frags\0";
+    // The section's relocations may share the name: ".relxdp.frags".
+    const NAME: &[u8] = b"xdp.frags\0";
     let mut at = 0;
     while let Some(found) = object[at..]
         .windows(NAME.len())
         .position(|window| window == NAME)
     {
         at += found;
-        object[at + b"\0xdp".len()] = 0;
+        object[at + b"xdp".len()] = 0;
     }
 }
 

@@ -31,8 +31,16 @@ pub const HOOKS: [&str; 9] = [
     "socket_connect6",
 ];
 
-/// Loads the socket hooks; what the kernel said, if it has not what they need.
-pub fn load(object: &mut Ebpf) -> Result<(), ProgramError> {
+/// What became of loading the socket hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// The kernel has them.
+    Loaded,
+    /// The kernel has not what they need, and said so.
+    Refused(String),
+}
+
+fn load(object: &mut Ebpf) -> Result<(), ProgramError> {
     for name in HOOKS {
         match object.program_mut(name) {
             Some(Program::CgroupSockAddr(program)) => program.load()?,
@@ -44,6 +52,15 @@ pub fn load(object: &mut Ebpf) -> Result<(), ProgramError> {
 }
 
 impl Programs {
+    /// Loads the socket hooks, unless they are.
+    pub(super) fn hooks(&mut self) -> &Hooks {
+        self.hooks
+            .get_or_insert_with(|| match load(&mut self.object) {
+                Ok(()) => Hooks::Loaded,
+                Err(error) => Hooks::Refused(format!("{error:?}")),
+            })
+    }
+
     fn socket_pin(&self, hook: &str) -> PathBuf {
         self.sockets.join(hook)
     }
@@ -62,8 +79,8 @@ impl Programs {
         Ok(())
     }
 
-    fn replace_socket_hook(&self, hook: &str, path: &Path) -> Result<(), Error> {
-        if self.without_sockets.is_some() {
+    fn replace_socket_hook(&mut self, hook: &str, path: &Path) -> Result<(), Error> {
+        if *self.hooks() != Hooks::Loaded {
             return unhook(path);
         }
         let program = match self.object.program(hook) {
@@ -78,7 +95,7 @@ impl Programs {
 
     /// Attaches the socket hooks to a control group of version 2, and to no other. Idempotent.
     pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), Error> {
-        if let Some(reason) = &self.without_sockets {
+        if let Hooks::Refused(reason) = self.hooks() {
             tracing::debug!(reason, "the socket hooks were not loaded");
             return Err(Error::FeatureMissing {
                 feature: "socket hooks that can refuse a connection",

@@ -29,9 +29,13 @@ use portolan_abi::{
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
+const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJECT_GET: libc::c_long = 7;
 const OBJECT_INFO: libc::c_long = 15;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// `ENOTSUPP`, which the kernel means for itself.
+const NOT_SUPPORTED: i32 = 524;
 
 /// How many entries are read at once.
 const BATCH: usize = 1_024;
@@ -423,6 +427,10 @@ impl Map {
                     size *= 2;
                     continue;
                 }
+                // Before 5.14, tries have no batches.
+                Err(error) if error.raw_os_error() == Some(NOT_SUPPORTED) => {
+                    return self.entries_singly();
+                }
                 Err(error) => return Err(error),
             };
             let found = attr.count as usize;
@@ -440,6 +448,36 @@ impl Map {
             if is_last {
                 return Ok(entries);
             }
+        }
+    }
+
+    fn entries_singly<K: Plain, V: Plain>(&self) -> io::Result<Vec<(K, V)>> {
+        let mut entries: Vec<(K, V)> = Vec::new();
+        loop {
+            let mut key = Vec::<K>::with_capacity(1);
+            let mut value = Vec::<V>::with_capacity(1);
+            let mut attr = ElementAttr {
+                map: descriptor(&self.fd),
+                key: entries
+                    .last()
+                    .map_or(0, |(last, _)| std::ptr::from_ref(last) as u64),
+                value_or_next: key.as_mut_ptr() as u64,
+                ..ElementAttr::default()
+            };
+            match call(MAP_NEXT_KEY, &mut attr) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
+                Err(error) => return Err(error),
+            }
+            attr.key = key.as_ptr() as u64;
+            attr.value_or_next = value.as_mut_ptr() as u64;
+            call(MAP_LOOKUP, &mut attr)?;
+            // SAFETY: the kernel has written one of each, which are plain.
+            unsafe {
+                key.set_len(1);
+                value.set_len(1);
+            }
+            entries.extend(key.into_iter().zip(value));
         }
     }
 }

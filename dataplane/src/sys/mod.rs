@@ -16,6 +16,18 @@ pub use diag::end_sockets;
 pub use memory::Mapped;
 pub use netlink::peer_runs_xdp;
 
+/// Lets this process have as many maps and programs as it needs: before 5.11 they count as locked memory.
+///
+/// Where the limit cannot be lifted, it is what making a map fails with.
+pub fn lift_memory_limit() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the structure is valid for reads.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
 /// Nanoseconds of the clock that the kernel programs tell flows' ages by.
 pub fn coarse_now() -> u64 {
     let mut now = libc::timespec {

@@ -46,15 +46,15 @@ pub fn shared_array() -> io::Result<()> {
     )
 }
 
-/// Loads a program that calls the newest helper that the kernel programs call: `bpf_ktime_get_coarse_ns`.
+/// Loads a program that calls the newest helper that the kernel programs cannot do without: `bpf_redirect_peer`.
 pub fn newest_helper() -> io::Result<()> {
-    /// `call 160; r0 = 0; exit`, each an opcode, registers, an offset and an immediate.
-    const CODE: [u64; 3] = [0x85 | 160 << 32, 0xb7, 0x95];
+    /// `r1 = 0; r2 = 0; call 155; r0 = 0; exit`, each an opcode, registers, an offset and an immediate.
+    const CODE: [u64; 5] = [0x1b7, 0x2b7, 0x85 | 155 << 32, 0xb7, 0x95];
     make(
         PROGRAM_LOAD,
         &mut ProgramAttr {
             kind: SCHED_CLS,
-            instructions: 3,
+            instructions: 5,
             code: CODE.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
         },

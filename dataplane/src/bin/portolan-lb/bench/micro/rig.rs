@@ -295,7 +295,7 @@ impl Rig {
     }
 
     /// What the verifier and the compiler made of the programs, and what the maps take.
-    pub fn programs(&self) -> Result<Vec<Row>> {
+    pub fn programs(&mut self) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for program in self.dataplane.programs_info()? {
             let name = format!("program/{}", program.name);
