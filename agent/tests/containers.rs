@@ -85,6 +85,40 @@ async fn cpu_limit_is_the_kernels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_are_only_those_allowed() {
+    let node = Node::new().await;
+    // No driver has this number: whoever may open it is told so.
+    let text =
+        "mknod /disk b 240 7; cat /disk 2>&1; mknod /own c 1 3; echo lost > /own && echo written";
+    for (privileged, expected) in [
+        (false, "Operation not permitted"),
+        (true, "No such device or address"),
+    ] {
+        let mut spec = script(text);
+        spec["containers"][0]["securityContext"] = json!({ "privileged": privileged });
+        let uid = node.run(spec).await;
+        node.phase(&uid, "Succeeded").await;
+        let log = node.log(&uid, "c", 0);
+        assert!(log.contains(expected), "privileged {privileged}: {log}");
+        assert!(log.ends_with("written\n"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pids_limit_is_enforced() {
+    let node = Node::new().await;
+    let text = "n=0; while [ $n -lt LIMIT ]; do sleep 1000 & n=$((n + 1)); echo $n; done";
+    let uid = node
+        .run(script(&text.replace("LIMIT", &support::PIDS.to_string())))
+        .await;
+    node.phase(&uid, "Failed").await;
+    let log = node.log(&uid, "c", 0);
+    // The shell is one of them.
+    assert!(log.contains(&format!("{}\n", support::PIDS - 1)), "{log}");
+    assert!(log.contains("can't fork"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containers_of_a_pod_share_network_and_host_name() {
     let node = Node::new().await;
     let uid = node

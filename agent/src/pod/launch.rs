@@ -276,6 +276,7 @@ impl Worker {
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
+            privileged: config.security.privileged,
         };
         let place = bundle.clone();
         blocking(move || {

@@ -28,6 +28,8 @@ pub struct ShimConfig {
     pub id: String,
     /// Relative to each cgroup hierarchy's mount.
     pub cgroup: PathBuf,
+    /// Whether it may use every device.
+    pub privileged: bool,
     /// Where its output goes.
     pub log: LogConfig,
     /// Who runs in it: owns the pipes, so that it may open /dev/stdout again.

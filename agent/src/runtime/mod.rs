@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod container;
 pub mod cpu;
+mod devices;
 pub mod log;
 pub mod mount;
 pub mod process;

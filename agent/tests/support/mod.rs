@@ -49,6 +49,9 @@ pub struct Node {
     state: tempfile::TempDir,
 }
 
+/// How many processes a container may have.
+pub const PIDS: i64 = 256;
+
 /// What the manager has told.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -88,7 +91,7 @@ impl Node {
             capacity: Capacity {
                 cpu_millis: 2000,
                 memory_bytes: 4 << 30,
-                container_pids: 256,
+                container_pids: PIDS,
             },
             executable: PathBuf::from(env!("CARGO_BIN_EXE_portolan-agent")),
         };

@@ -18,6 +18,7 @@ use libcontainer::{
 use super::{
     super::{
         bundle::{Bundle, ShimConfig, Started},
+        devices,
         process::ProcessId,
         sys,
     },
@@ -76,6 +77,12 @@ pub fn start(
         .and_then(|started| {
             let written = bundle.started().write(&started);
             written.map_err(fail("write started.json"))?;
+            Ok(started)
+        })
+        .and_then(|started| {
+            if !config.privileged {
+                devices::confine(&config.cgroup).map_err(fail("keep it from devices"))?;
+            }
             Ok(started)
         })
         .and_then(|started| match container.start() {
