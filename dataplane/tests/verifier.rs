@@ -25,7 +25,7 @@ fn every_program_loads_in_its_largest_configuration() {
         pins.pins(),
         lab::NODE.map(lab::address).to_vec(),
     );
-    let dataplane = match Dataplane::open(config) {
+    let mut dataplane = match Dataplane::open(config) {
         Ok(dataplane) => dataplane,
         Err(error) => {
             note("feature programs absent");
@@ -35,6 +35,19 @@ fn every_program_loads_in_its_largest_configuration() {
     note("feature programs native");
     let programs = dataplane.programs_info().expect("they are loaded");
     assert!(!programs.is_empty());
+    let has = |(major, minor)| support::kernel() >= (major, minor);
+    let has_hooks = programs.iter().any(|one| one.name == "socket_connect4");
+    assert_eq!(has_hooks, has((5, 18)), "a hook can refuse since 5.18");
+    note(if has_hooks {
+        "feature sockets native"
+    } else {
+        "feature sockets fallback: packet by packet"
+    });
+    note(if has((5, 12)) {
+        "feature atomics native"
+    } else {
+        "feature atomics fallback: locks by addition"
+    });
     for program in programs {
         // Kernels before 5.16 do not say.
         if program.instructions > 0 {
@@ -54,7 +67,7 @@ fn every_program_loads_in_its_largest_configuration() {
 
 #[test]
 fn programs_hang_on_the_best_hooks_that_the_kernel_has() {
-    let lab = Lab::new(Transmit::Never);
+    let lab = Lab::with(Transmit::Never, |config| config.ways.xdp = true);
     let (tcx, tc) = match lab.dataplane.tc_mode() {
         TcMode::Tcx => (true, "native"),
         TcMode::Clsact => (false, "fallback: clsact"),

@@ -9,7 +9,10 @@
 //!                        outside
 //! ```
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use portolan_dataplane::{
     Config, Dataplane, PodInterface, Transmit,
@@ -84,31 +87,31 @@ impl Lab {
             "node", "other", "fabric", "outside", "client", "local", "remote",
         ]
         .map(Netns::new);
-        fabric.ip("link add br0 type bridge");
-        fabric.ip("link set br0 up");
-        for (port, (netns, addresses)) in [(&node, NODE), (&other, OTHER), (&outside, OUTSIDE)]
-            .into_iter()
-            .enumerate()
-        {
-            join_fabric(&fabric, netns, &format!("port{port}"), addresses);
+        connect(
+            &fabric,
+            [(&node, NODE), (&other, OTHER), (&outside, OUTSIDE)],
+        );
+        host_pods(
+            (&node, NODE),
+            &[(&client, "ptlclient", CLIENT), (&local, "ptllocal", LOCAL)],
+        );
+        host_pods((&other, OTHER), &[(&remote, "ptlremote", REMOTE)]);
+        for netns in [&node, &outside] {
+            netns.ip_batch(&[
+                format!("route add 10.244.2.0/24 via {}", OTHER[0]),
+                format!("route add fd00:244:2::/64 via {}", OTHER[1]),
+            ]);
         }
-        attach_namespace((&node, NODE), &client, "ptlclient", CLIENT);
-        attach_namespace((&node, NODE), &local, "ptllocal", LOCAL);
-        attach_namespace((&other, OTHER), &remote, "ptlremote", REMOTE);
+        other.ip_batch(&[
+            format!("route add 10.244.1.0/24 via {}", NODE[0]),
+            format!("route add fd00:244:1::/64 via {}", NODE[1]),
+        ]);
         // Some way to services' addresses, as any node has one, and ports below those of the dataplane.
-        for gateway in OUTSIDE {
-            node.ip(&format!("route add default via {gateway}"));
-        }
+        node.ip_batch(&OUTSIDE.map(|gateway| format!("route add default via {gateway}")));
         node.enter(|| {
             std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10240 29999")
                 .expect("a namespace's knobs can be set");
         });
-        for (netns, via) in [(&node, OTHER), (&outside, OTHER)] {
-            netns.ip(&format!("route add 10.244.2.0/24 via {}", via[0]));
-            netns.ip(&format!("route add fd00:244:2::/64 via {}", via[1]));
-        }
-        other.ip(&format!("route add 10.244.1.0/24 via {}", NODE[0]));
-        other.ip(&format!("route add fd00:244:1::/64 via {}", NODE[1]));
         if transmit != Transmit::Never {
             make_wire(&fabric, "port0");
         }
@@ -153,6 +156,8 @@ impl Lab {
 pub fn config(pins: &BpfFs, transmit: Transmit) -> Config {
     let mut config = Config::new(super::object(), pins.pins(), NODE.map(address).to_vec());
     config.transmit = transmit;
+    // XDP that sends nothing passes everything: loading it would only take time.
+    config.ways.xdp = transmit != Transmit::Never;
     config.capacity.services = 256;
     config.capacity.flows_v4 = 16_384;
     config.capacity.flows_v6 = 16_384;
@@ -177,59 +182,83 @@ fn mac(host_interface: &str) -> [u8; 6] {
     [0x02, 0, 0, 0, 0, sum]
 }
 
-fn join_fabric(fabric: &Netns, netns: &Netns, port: &str, addresses: [&str; 2]) {
-    fabric.ip(&format!(
-        "link add {port} type veth peer name eth0 netns {}",
-        netns.name()
-    ));
-    fabric.ip(&format!("link set {port} master br0 up"));
-    netns.ip(&format!("address add {}/24 dev eth0", addresses[0]));
-    netns.ip(&format!("address add {}/64 dev eth0 nodad", addresses[1]));
-    netns.ip("link set eth0 up");
+/// Joins namespaces by a bridge.
+fn connect(fabric: &Netns, hosts: [(&Netns, [&str; 2]); 3]) {
+    let mut lines = vec!["link add br0 type bridge".into(), "link set br0 up".into()];
+    for (number, (netns, _)) in hosts.iter().enumerate() {
+        let port = format!("port{number}");
+        lines.push(format!(
+            "link add {port} type veth peer name eth0 netns {}",
+            netns.name()
+        ));
+        lines.push(format!("link set {port} master br0 up"));
+    }
+    fabric.ip_batch(&lines);
+    for (netns, [v4, v6]) in hosts {
+        netns.ip_batch(&[
+            format!("address add {v4}/24 dev eth0"),
+            format!("address add {v6}/64 dev eth0 nodad"),
+            "link set eth0 up".into(),
+        ]);
+    }
 }
 
-/// Joins a pod's namespace to its node, with routes as a pod network makes them.
-fn attach_namespace(
-    (node, own): (&Netns, [&str; 2]),
-    pod: &Netns,
-    host_interface: &str,
-    addresses: [&str; 2],
-) {
-    let mac = mac(host_interface)
-        .map(|byte| format!("{byte:02x}"))
-        .join(":");
-    node.ip(&format!(
-        "link add {host_interface} type veth peer name eth0 address {mac} netns {}",
-        pod.name()
-    ));
-    node.ip(&format!("link set {host_interface} up"));
-    pod.ip("link set eth0 up");
-    pod.ip(&format!("address add {}/32 dev eth0", addresses[0]));
-    pod.ip(&format!("address add {}/128 dev eth0 nodad", addresses[1]));
-    node.ip(&format!("address add 169.254.1.1/32 dev {host_interface}"));
-    node.ip(&format!(
-        "address add fe80::1/64 dev {host_interface} nodad"
-    ));
-    pod.ip("route add 169.254.1.1 dev eth0");
-    pod.ip("route add default via 169.254.1.1");
-    pod.ip("route add default via fe80::1 dev eth0");
-    for (address, own) in addresses.iter().zip(own) {
-        node.ip(&format!(
-            "route add {address} dev {host_interface} src {own}"
+/// Joins pods' namespaces to their node, with routes as a pod network makes them.
+fn host_pods((node, own): (&Netns, [&str; 2]), pods: &[(&Netns, &str, [&str; 2])]) {
+    let mut lines = Vec::new();
+    for (pod, interface, addresses) in pods {
+        let mac = mac(interface).map(|byte| format!("{byte:02x}")).join(":");
+        lines.push(format!(
+            "link add {interface} type veth peer name eth0 address {mac} netns {}",
+            pod.name()
         ));
+        lines.push(format!("link set {interface} up"));
+        lines.push(format!("address add 169.254.1.1/32 dev {interface}"));
+        lines.push(format!("address add fe80::1/64 dev {interface} nodad"));
+        for (address, own) in addresses.iter().zip(own) {
+            lines.push(format!("route add {address} dev {interface} src {own}"));
+        }
+    }
+    node.ip_batch(&lines);
+    for (pod, _, [v4, v6]) in pods {
+        pod.ip_batch(&[
+            "link set eth0 up".into(),
+            format!("address add {v4}/32 dev eth0"),
+            format!("address add {v6}/128 dev eth0 nodad"),
+            "route add 169.254.1.1 dev eth0".into(),
+            "route add default via 169.254.1.1".into(),
+            "route add default via fe80::1 dev eth0".into(),
+        ]);
     }
 }
 
 /// Makes a veth of the fabric behave as the far end of a wire: it takes what XDP sends, and checksums are complete.
 fn make_wire(fabric: &Netns, port: &str) {
     let object = super::object().with_file_name("portolan-xdp-pass.o");
+    let (object, section) = if super::kernel() < (5, 18) {
+        (without_fragments(&object), "xdp")
+    } else {
+        (object, "xdp.frags")
+    };
     fabric.ip(&format!(
-        "link set dev {port} xdp obj {} sec xdp.frags",
+        "link set dev {port} xdp obj {} sec {section}",
         object.display()
     ));
     fabric.enter(|| {
         portolan_dataplane::offload_checksums(port, false).expect("a veth can complete checksums");
     });
+}
+
+/// A copy of an object whose XDP programs take whole packets alone, as old kernels have them.
+fn without_fragments(object: &Path) -> PathBuf {
+    const NAME: &[u8] = b"xdp.frags\0";
+    let mut bytes = std::fs::read(object).expect("the object is there");
+    while let Some(at) = bytes.windows(NAME.len()).position(|bytes| bytes == NAME) {
+        bytes[at + b"xdp".len()] = 0;
+    }
+    let copy = std::env::temp_dir().join(format!("ptl-xdp-pass-{}.o", std::process::id()));
+    std::fs::write(&copy, bytes).expect("there is room for a file");
+    copy
 }
 
 /// A backend.

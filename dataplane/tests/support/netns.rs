@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -69,6 +69,29 @@ impl Netns {
     /// Runs `ip` in it.
     pub fn ip(&self, arguments: &str) {
         run(&format!("ip -n {} {arguments}", self.name));
+    }
+
+    /// Runs `ip` in it for several lines: starting it takes longer than what it does.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn ip_batch(&self, lines: &[String]) {
+        let mut child = Command::new("ip")
+            .args(["-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ip can be started");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut stdin, (lines.join("\n") + "\n").as_bytes())
+            .expect("ip reads all");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(
+            output.status.success(),
+            "{lines:#?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
 
     /// Runs a function on a thread of its own in the namespace. Threads that it starts are in the namespace, too.
