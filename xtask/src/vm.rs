@@ -40,9 +40,9 @@ use payload::Payload;
 pub use suite::Report;
 use suite::Suite;
 
-/// The kernels that are tested unless told otherwise: the oldest of Debian's that the kernel programs load in, those of its
-/// later releases, the newest. 5.10 has no atomic instructions but addition, which the flow table needs more than.
-pub const MATRIX: [&str; 3] = ["6.1", STABLE, "newest"];
+/// The kernels that are tested unless told otherwise: the oldest that the kernel programs load in, those of Debian's later
+/// releases, the newest.
+pub const MATRIX: [&str; 4] = ["5.10", "6.1", STABLE, "newest"];
 /// The newest of Debian's stable releases.
 pub const STABLE: &str = "6.12";
 /// The test programs that say most in the shortest time.
@@ -62,7 +62,7 @@ pub struct Options {
     /// A kernel of Debian's by its first two numbers (6.12), or "newest"; may be given several times
     #[arg(long = "kernel", value_name = "KERNEL", required = true)]
     kernels: Vec<String>,
-    /// Of the kernel tests, only those of this program (sockets); may be given several times
+    /// The kernel tests of this program (ways), or "all", in place of those that run by default; may be given several times
     #[arg(long = "test", value_name = "PROGRAM", conflicts_with = "command")]
     tests: Vec<String>,
     /// Writes the results as JUnit XML

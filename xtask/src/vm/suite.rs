@@ -20,13 +20,39 @@ use super::{
 };
 use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, workspace::Workspace};
 
+/// The test programs that run unless others are named: all that depends on the kernel, and no more than an emulated CPU does
+/// in three minutes. Most of the time goes to verifying the programs anew for each test.
+const DEFAULT: [&str; 8] = [
+    "verifier",
+    "packets",
+    "sockets",
+    "hooks",
+    "socket_hooks",
+    "alone",
+    "containers",
+    "network",
+];
+/// In place of a name: all that there are.
+const ALL: &str = "all";
+
+/// What needs a newer kernel than the oldest: a program, what its tests' names begin with, and since when the kernel has it.
+/// That an older one has it not is tested by `verifier`.
+const SINCE: [(&str, &str, (u32, u32)); 3] = [
+    ("socket_hooks", "", (5, 18)),
+    ("ways", "sockets::", (5, 18)),
+    ("upgrade", "nothing_is_lost_by_socket_hooks", (5, 18)),
+];
+
 /// The test programs that depend on the kernel: all of the dataplane's, and these of the agent's.
 const DATAPLANE: &str = "dataplane/tests";
 const AGENT: [&str; 4] = ["bpffs", "containers", "lifecycle", "network"];
 
+/// Programs of ours that the tests start; building the tests builds them.
+const PROGRAMS: [&str; 2] = ["portolan-agent", "portolan-lb"];
+
 /// Programs of this machine that the tests start.
-const TOOLS: [&str; 8] = [
-    "bash", "ethtool", "ip", "nsenter", "ping", "sysctl", "tar", "tc",
+const TOOLS: [&str; 9] = [
+    "bash", "ethtool", "ip", "ipvsadm", "nsenter", "ping", "sysctl", "tar", "tc",
 ];
 
 /// Files of this machine that the tests read: without certificates a client of registries does not even start.
@@ -56,17 +82,22 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Builds the tests; with `only`, those of these names.
+    /// Builds the tests: those of the names in `only`, or those that run unless told otherwise.
     pub fn build(workspace: &Workspace, progress: &Progress, only: &[String]) -> Result<Self> {
         let mut names = crate::test::test_targets(workspace, DATAPLANE)?;
         names.extend(AGENT.map(str::to_owned));
-        if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
+        if let Some(unknown) = only
+            .iter()
+            .find(|name| *name != ALL && !names.contains(name))
+        {
             bail!(
-                "no kernel test is called {unknown}: there are {}",
+                "no kernel test is called {unknown}: there are {}, and {ALL}",
                 names.join(", ")
             );
         }
-        if !only.is_empty() {
+        if only.is_empty() {
+            names.retain(|name| DEFAULT.contains(&name.as_str()));
+        } else if !only.iter().any(|name| name == ALL) {
             names.retain(|name| only.contains(name));
         }
         build_ebpf::build(workspace)?;
@@ -85,8 +116,13 @@ impl Suite {
         for object in build_ebpf::objects(workspace)? {
             payload.add_file(&object, &object)?;
         }
-        let agent = workspace.target().join("debug/portolan-agent");
-        payload.add_program(&agent.display().to_string())?;
+        for program in PROGRAMS {
+            let path = workspace.target().join("debug").join(program);
+            // A selection of tests may need none of them.
+            if path.exists() {
+                payload.add_program(&path.display().to_string())?;
+            }
+        }
         let tests = built.iter().filter_map(|path| {
             let file = path.file_name()?.to_str()?;
             let (name, _) = file.rsplit_once('-')?;
@@ -154,6 +190,12 @@ impl Suite {
 }
 
 impl Report {
+    /// The first two numbers of the kernel's release, whatever name it was asked for by: "6.12".
+    pub fn series(&self) -> String {
+        let numbers: Vec<&str> = self.release.splitn(3, '.').take(2).collect();
+        numbers.join(".")
+    }
+
     /// All tests.
     pub fn cases(&self) -> impl Iterator<Item = &Case> {
         self.programs.iter().flat_map(|program| &program.cases)
@@ -221,10 +263,12 @@ fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
     let mut script = format!(
         "#!/bin/sh\nexport PORTOLAN_EBPF_OBJECT='{}' PORTOLAN_FACTS={RESULTS}/{} RUST_BACKTRACE=0\n\
          export PORTOLAN_DIFFERENTIAL_PACKETS={RANDOM_PACKETS}\n\
+         kernel=$(uname -r | awk -F. '{{ print $1 * 1000 + $2 }}')\n\
          run() {{\n\
          \x20   echo \"{}\"\n\
          \x20   read begun _ < /proc/uptime\n\
-         \x20   \"$2\" 2>&1\n\
+         \x20   program=$2; shift 2\n\
+         \x20   \"$program\" \"$@\" 2>&1\n\
          \x20   code=$?\n\
          \x20   read ended _ < /proc/uptime\n\
          \x20   echo\n\
@@ -238,9 +282,16 @@ fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
             "$(echo \"$ended $begun\" | awk '{ printf \"%.2f\", $1 - $2 }')"
         ),
     );
-    let runs = tests
-        .iter()
-        .map(|(name, path)| format!("run {name} '{}'\n", path.display()));
+    let runs = tests.iter().map(|(name, path)| {
+        let run = format!("run {name} '{}'", path.display());
+        match SINCE.iter().find(|(program, ..)| program == name) {
+            Some((_, prefix, (major, minor))) => format!(
+                "if [ $kernel -ge {} ]; then {run}; else {run} --skip '{prefix}'; fi\n",
+                major * 1000 + minor
+            ),
+            None => run + "\n",
+        }
+    });
     script.extend(runs);
     script + "exit 0\n"
 }

@@ -29,6 +29,14 @@ const ROWS: &[Row] = &[
         source: Source::Fact("programs"),
     },
     Row {
+        feature: "flow table by compare-and-exchange",
+        source: Source::Fact("atomics"),
+    },
+    Row {
+        feature: "socket hooks (`--socket-hooks auto`)",
+        source: Source::Fact("sockets"),
+    },
+    Row {
         feature: "pods and uplink by tcx, else clsact",
         source: Source::Fact("tc"),
     },
@@ -51,6 +59,10 @@ const ROWS: &[Row] = &[
     Row {
         feature: "container limits: devices (control groups of version 2)",
         source: Source::Tests("containers", &["devices_are_only_those_allowed"]),
+    },
+    Row {
+        feature: "container limits: processes",
+        source: Source::Tests("containers", &["pids_limit_is_enforced"]),
     },
     Row {
         feature: "exit code of a container whose shim was killed",
