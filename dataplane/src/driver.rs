@@ -13,7 +13,7 @@ use portolan_abi::drive::{self, Drive};
 
 use crate::{
     Dataplane, Error, object,
-    programs::{Run, absent, kernel, run},
+    programs::{Run, absent, kernel, prepare, run},
 };
 
 /// What is measured.
@@ -39,8 +39,10 @@ impl Driver {
         loader
             .map_max_entries("LINES", buckets)
             .map_max_entries("LRU", entries);
+        let mut bytes = object::bench()?;
+        prepare(&mut bytes);
         let mut object = loader
-            .load(&object::bench()?)
+            .load(&bytes)
             .map_err(|source| kernel("load", name, source))?;
         for (name, program) in object.programs_mut() {
             let result = match program {

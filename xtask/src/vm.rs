@@ -65,11 +65,14 @@ pub struct Options {
     /// The kernel tests of this program (ways), or "all", in place of those that run by default; may be given several times
     #[arg(long = "test", value_name = "PROGRAM", conflicts_with = "command")]
     tests: Vec<String>,
+    /// Of those, the tests whose names contain this
+    #[arg(long, value_name = "PART", conflicts_with = "command")]
+    filter: Option<String>,
     /// Writes the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Writes the kernel tests' instruction counts down in the repository
-    #[arg(long, conflicts_with_all = ["command", "tests"])]
+    #[arg(long, conflicts_with_all = ["command", "tests", "filter"])]
     record: bool,
     /// Ends a machine that runs longer, after showing its console
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
@@ -99,6 +102,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let plan = Plan {
             kernels: options.kernels.clone(),
             tests: options.tests.clone(),
+            filter: options.filter.clone(),
             limit: Duration::from_secs(options.limit),
             refresh: options.refresh,
             junit: options.junit.clone(),
@@ -185,8 +189,10 @@ fn write_junit(path: Option<&Path>, results: &[(String, Vec<Program>)]) -> Resul
 pub struct Plan {
     /// The kernels, in this order.
     pub kernels: Vec<String>,
-    /// The test programs; all, if there are none.
+    /// The test programs; those that run by default, if there are none.
     pub tests: Vec<String>,
+    /// What tests' names must contain.
+    pub filter: Option<String>,
     /// A machine that has not ended by then is ended.
     pub limit: Duration,
     /// Whether kernels are fetched anew.
@@ -207,6 +213,7 @@ impl Plan {
         Self {
             kernels: kernels.iter().map(|name| (*name).to_owned()).collect(),
             tests: Vec::new(),
+            filter: None,
             limit: Duration::from_secs(LIMIT),
             refresh: false,
             junit: None,
@@ -219,7 +226,7 @@ impl Plan {
 
 /// Runs the kernel tests, one kernel after the other.
 pub fn run_tests(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Result<Vec<Report>> {
-    let suite = Suite::build(workspace, progress, &plan.tests)?;
+    let suite = Suite::build(workspace, progress, plan)?;
     let counts = Counts::read(workspace)?;
     let mut reports = Vec::new();
     for kernel in &plan.kernels {

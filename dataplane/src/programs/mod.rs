@@ -61,13 +61,12 @@ impl Programs {
             tracing::info!("this kernel is older than 5.12: its programs lock buckets by addition");
         }
         let mut bytes = object::node(file, is_old)?;
-        sys::lift_memory_limit();
+        let has_fragments = prepare(&mut bytes);
         let name = file.unwrap_or(Path::new("the built-in kernel programs"));
         let slots = portolan_abi::flow::SLOTS;
         let mut loader = EbpfLoader::new();
-        if !is_at_least(5, 18) {
+        if !has_fragments {
             tracing::info!("this kernel's XDP has no packets in fragments: it takes none of them");
-            without_fragments(&mut bytes);
             loader.override_global("XDP_FRAGMENTS", &0_u32, true);
         }
         loader
@@ -188,7 +187,8 @@ pub fn run(
     let result = match program {
         Program::Xdp(program) => {
             let context = xdp_context(packet.len(), interface);
-            options.ctx_in = Some(&context);
+            // Before 5.14, the packet of a run of XDP comes in at the namespace's loopback interface.
+            options.ctx_in = is_at_least(5, 14).then_some(context.as_slice());
             program.test_run(options)
         }
         Program::SchedClassifier(program) => {
@@ -259,6 +259,16 @@ fn tc_mode() -> TcMode {
     }
     tracing::warn!("this kernel has no tcx (Linux 6.6 and newer have it): attaching by clsact");
     TcMode::Clsact
+}
+
+/// Makes ready for loading an object: what this kernel cannot load is taken out. Whether XDP may take packets in fragments.
+pub fn prepare(object: &mut [u8]) -> bool {
+    sys::lift_memory_limit();
+    let has_fragments = is_at_least(5, 18);
+    if !has_fragments {
+        without_fragments(object);
+    }
+    has_fragments
 }
 
 /// Makes the object's XDP programs ones that take whole packets alone. That they take others, their section's name says.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::{
+    Plan,
     facts::{self, Facts},
     guest::{self, End, Job},
     last_words,
@@ -82,8 +83,9 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Builds the tests: those of the names in `only`, or those that run unless told otherwise.
-    pub fn build(workspace: &Workspace, progress: &Progress, only: &[String]) -> Result<Self> {
+    /// Builds the tests that a plan names, or those that run unless told otherwise.
+    pub fn build(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Result<Self> {
+        let only = &plan.tests;
         let mut names = crate::test::test_targets(workspace, DATAPLANE)?;
         names.extend(AGENT.map(str::to_owned));
         if let Some(unknown) = only
@@ -128,7 +130,11 @@ impl Suite {
             let (name, _) = file.rsplit_once('-')?;
             Some((name.to_owned(), path.clone()))
         });
-        let job = job(&build_ebpf::object(workspace), &tests.collect::<Vec<_>>());
+        let job = job(
+            &build_ebpf::object(workspace),
+            &tests.collect::<Vec<_>>(),
+            plan.filter.as_deref(),
+        );
         payload.add_text("/portolan-job", &job, 0o755);
         step.done(&names.join(" "));
         Ok(Self { payload })
@@ -259,7 +265,7 @@ fn fault(end: &End, limit: Duration) -> Option<String> {
 }
 
 /// The script that runs the tests, one program after the other.
-fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
+fn job(object: &Path, tests: &[(String, PathBuf)], filter: Option<&str>) -> String {
     let mut script = format!(
         "#!/bin/sh\nexport PORTOLAN_EBPF_OBJECT='{}' PORTOLAN_FACTS={RESULTS}/{} RUST_BACKTRACE=0\n\
          export PORTOLAN_DIFFERENTIAL_PACKETS={RANDOM_PACKETS}\n\
@@ -283,7 +289,10 @@ fn job(object: &Path, tests: &[(String, PathBuf)]) -> String {
         ),
     );
     let runs = tests.iter().map(|(name, path)| {
-        let run = format!("run {name} '{}'", path.display());
+        let mut run = format!("run {name} '{}'", path.display());
+        if let Some(filter) = filter {
+            run += &format!(" '{}'", filter.replace('\'', ""));
+        }
         match SINCE.iter().find(|(program, ..)| program == name) {
             Some((_, prefix, (major, minor))) => format!(
                 "if [ $kernel -ge {} ]; then {run}; else {run} --skip '{prefix}'; fi\n",
