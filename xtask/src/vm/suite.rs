@@ -23,15 +23,15 @@ use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, worksp
 
 /// The test programs that run unless others are named: all that depends on the kernel, and no more than an emulated CPU does
 /// in three minutes. Most of the time goes to verifying the programs anew for each test.
-const DEFAULT: [&str; 8] = [
-    "verifier",
-    "packets",
-    "sockets",
-    "hooks",
-    "socket_hooks",
-    "alone",
-    "containers",
-    "network",
+/// Beside a program, what its tests' names must contain.
+const DEFAULT: [(&str, &str); 7] = [
+    ("verifier", ""),
+    ("packets", ""),
+    ("sockets", ""),
+    ("socket_hooks", ""),
+    ("alone", "benchmark"),
+    ("containers", ""),
+    ("network", ""),
 ];
 /// In place of a name: all that there are.
 const ALL: &str = "all";
@@ -98,7 +98,7 @@ impl Suite {
             );
         }
         if only.is_empty() {
-            names.retain(|name| DEFAULT.contains(&name.as_str()));
+            names.retain(|name| DEFAULT.iter().any(|(program, _)| program == name));
         } else if !only.iter().any(|name| name == ALL) {
             names.retain(|name| only.contains(name));
         }
@@ -109,32 +109,24 @@ impl Suite {
         for program in &built {
             payload.add_program(&program.display().to_string())?;
         }
-        for tool in TOOLS {
-            payload.add_program(tool)?;
-        }
-        for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
-            payload.add_file(file, file)?;
-        }
-        for object in build_ebpf::objects(workspace)? {
-            payload.add_file(&object, &object)?;
-        }
-        for program in PROGRAMS {
-            let path = workspace.target().join("debug").join(program);
-            // A selection of tests may need none of them.
-            if path.exists() {
-                payload.add_program(&path.display().to_string())?;
-            }
-        }
+        equip(&mut payload, workspace)?;
         let tests = built.iter().filter_map(|path| {
             let file = path.file_name()?.to_str()?;
             let (name, _) = file.rsplit_once('-')?;
             Some((name.to_owned(), path.clone()))
         });
-        let job = job(
-            &build_ebpf::object(workspace),
-            &tests.collect::<Vec<_>>(),
-            plan.filter.as_deref(),
-        );
+        let filter = |name: &str| {
+            let own = DEFAULT.iter().find(|(program, _)| *program == name);
+            match (&plan.filter, own) {
+                (Some(filter), _) => filter.replace('\'', ""),
+                (None, Some((_, filter))) if only.is_empty() => (*filter).to_owned(),
+                _ => String::new(),
+            }
+        };
+        let tests: Vec<_> = tests
+            .map(|(name, path)| (filter(&name), name, path))
+            .collect();
+        let job = job(&build_ebpf::object(workspace), &tests);
         payload.add_text("/portolan-job", &job, 0o755);
         step.done(&names.join(" "));
         Ok(Self { payload })
@@ -250,6 +242,27 @@ impl Report {
     }
 }
 
+/// Adds what the tests start and read.
+fn equip(payload: &mut Payload, workspace: &Workspace) -> Result<()> {
+    for tool in TOOLS {
+        payload.add_program(tool)?;
+    }
+    for file in FILES.map(Path::new).iter().filter(|file| file.exists()) {
+        payload.add_file(file, file)?;
+    }
+    for object in build_ebpf::objects(workspace)? {
+        payload.add_file(&object, &object)?;
+    }
+    for program in PROGRAMS {
+        let path = workspace.target().join("debug").join(program);
+        // A selection of tests may need none of them.
+        if path.exists() {
+            payload.add_program(&path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// What is wrong with how a machine ended. Failed tests are told one by one.
 fn fault(end: &End, limit: Duration) -> Option<String> {
     match end {
@@ -264,8 +277,8 @@ fn fault(end: &End, limit: Duration) -> Option<String> {
     }
 }
 
-/// The script that runs the tests, one program after the other.
-fn job(object: &Path, tests: &[(String, PathBuf)], filter: Option<&str>) -> String {
+/// The script that runs the tests, one program after the other: each with what its tests' names must contain.
+fn job(object: &Path, tests: &[(String, String, PathBuf)]) -> String {
     let mut script = format!(
         "#!/bin/sh\nexport PORTOLAN_EBPF_OBJECT='{}' PORTOLAN_FACTS={RESULTS}/{} RUST_BACKTRACE=0\n\
          export PORTOLAN_DIFFERENTIAL_PACKETS={RANDOM_PACKETS}\n\
@@ -288,11 +301,8 @@ fn job(object: &Path, tests: &[(String, PathBuf)], filter: Option<&str>) -> Stri
             "$(echo \"$ended $begun\" | awk '{ printf \"%.2f\", $1 - $2 }')"
         ),
     );
-    let runs = tests.iter().map(|(name, path)| {
-        let mut run = format!("run {name} '{}'", path.display());
-        if let Some(filter) = filter {
-            run += &format!(" '{}'", filter.replace('\'', ""));
-        }
+    let runs = tests.iter().map(|(filter, name, path)| {
+        let run = format!("run {name} '{}' '{filter}'", path.display());
         match SINCE.iter().find(|(program, ..)| program == name) {
             Some((_, prefix, (major, minor))) => format!(
                 "if [ $kernel -ge {} ]; then {run}; else {run} --skip '{prefix}'; fi\n",
