@@ -13,6 +13,8 @@ use portolan_dataplane::{
     report::Filter,
 };
 
+use crate::network::PodRouting;
+
 /// Runs a node's pods and routes their traffic.
 #[derive(Debug, Parser)]
 #[command(name = "portolan-agent", version)]
@@ -66,6 +68,9 @@ pub struct RunArgs {
     /// The node's address; once for each family.
     #[arg(long = "node-ip", required = true)]
     pub node_ips: Vec<IpAddr>,
+    /// How packets reach other nodes' pods; the same on all nodes
+    #[arg(long, value_enum, default_value_t)]
+    pub pod_network: PodRouting,
     /// Whether what pods send beyond the cluster leaves with the node's address. Without, whatever routes there must know
     /// the way back to pods.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]

@@ -122,6 +122,7 @@ fn status_text(status: &Value) -> String {
     line("generation", text(&status["generation"]));
     line("XDP", text(&status["xdp"]));
     line("tc", text(&status["tc"]));
+    line("pod network", text(&status["pod_network"]));
     line("sockets", sockets_words(&status["sockets"]));
     let adopted = text(&status["adopted"]);
     line(

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use portolan_agent::network::{
     BoxError, NodeNetwork, PeerNode, PodDataplane, PodLink, PodNetwork, PodNetworkConfig,
-    PodNetworkStatus, VethPodNetwork, remove_all,
+    PodNetworkStatus, PodRouting, VethPodNetwork, remove_all,
 };
 
 mod world;
@@ -43,6 +43,9 @@ struct Node {
     namespace: Namespace,
     state: tempfile::TempDir,
     number: u8,
+    routing: PodRouting,
+    /// Its addresses' families, if not both.
+    only_v6: bool,
     dataplane: Arc<RecordingDataplane>,
 }
 
@@ -52,6 +55,8 @@ impl Node {
             namespace: Namespace::new(&format!("n{number}")),
             state: tempfile::tempdir().expect("a temporary directory"),
             number,
+            routing: PodRouting::Routed,
+            only_v6: false,
             dataplane: Arc::default(),
         }
     }
@@ -66,10 +71,17 @@ impl Node {
 
     fn addresses(&self) -> Vec<IpAddr> {
         let n = 10 + self.number;
-        vec![
+        let both = [
             IpAddr::from([10, 89, 0, n]),
             format!("fd00:89::{n}").parse().expect("an address"),
-        ]
+        ];
+        both[usize::from(self.only_v6)..].to_vec()
+    }
+
+    async fn open(&self) -> NodeNetwork {
+        NodeNetwork::open("eth0", self.routing, &self.addresses())
+            .await
+            .expect("the node's network")
     }
 
     fn as_peer(&self) -> PeerNode {
@@ -81,13 +93,13 @@ impl Node {
     }
 
     async fn open_pods(&self) -> (NodeNetwork, VethPodNetwork) {
-        let node = NodeNetwork::open("eth0").await.expect("the node's network");
+        let node = self.open().await;
         node.claim_pod_cidrs(&self.cidrs()).await.expect("claimed");
         let config = PodNetworkConfig {
             state_dir: self.state.path().to_owned(),
             pod_cidrs: self.cidrs(),
             node_addresses: self.addresses(),
-            mtu: node.uplink().mtu,
+            mtu: node.pod_mtu(),
         };
         let pods = VethPodNetwork::open(config, self.dataplane.clone()).expect("the pod network");
         (node, pods)
@@ -244,7 +256,7 @@ fn routes_follow_the_nodes() {
 
     let reconcile = |peer: PeerNode| {
         one.namespace.run(async || {
-            let node = NodeNetwork::open("eth0").await.expect("the node's network");
+            let node = one.open().await;
             node.reconcile_peers(&[peer]).await
         })
     };
@@ -283,6 +295,99 @@ fn routes_follow_the_nodes() {
 }
 
 #[test]
+fn pods_reach_each_other_through_the_tunnel_over_either_family() {
+    for (only_v6, mtu) in [(false, 1_450), (true, 1_430)] {
+        let (mut one, mut two) = two_nodes();
+        for node in [&mut one, &mut two] {
+            node.routing = PodRouting::Vxlan;
+            node.only_v6 = only_v6;
+        }
+        let a = one.attach(&uid('a'), &[two.as_peer()]);
+        let c = two.attach(&uid('c'), &[one.as_peer()]);
+        for (from, to) in [(&a, &c), (&c, &a)] {
+            reaches(&from.netns, to);
+        }
+        reaches(&one.namespace.path(), &c);
+        let links = one.namespace.ip("link show");
+        assert!(
+            links
+                .lines()
+                .any(|line| line.contains("ptlaaaaaaaa00") && line.contains(&format!("mtu {mtu}"))),
+            "{links}"
+        );
+        // More than a packet holds, both ways.
+        for address in &c.addresses {
+            let server = serve_echo(&c.netns, *address);
+            let mut stream = connect(&a.netns, server).expect("connected");
+            echo(&mut stream, &[b'x'; 100_000]);
+        }
+        for family in ["-4", "-6"] {
+            let routes = one
+                .namespace
+                .ip(&format!("{family} route show proto 112 dev eth0"));
+            assert_eq!(routes, "", "nothing of pods by the uplink");
+        }
+    }
+}
+
+#[test]
+fn the_tunnel_follows_the_nodes_and_goes_with_its_option() {
+    let (mut one, two) = two_nodes();
+    one.routing = PodRouting::Vxlan;
+    one.attach(&uid('a'), &[two.as_peer()]);
+    let ways = || {
+        let output = std::process::Command::new("bridge")
+            .args([
+                "-n",
+                one.namespace.name(),
+                "fdb",
+                "show",
+                "dev",
+                "portolan-vxlan",
+            ])
+            .output()
+            .expect("iproute2 is installed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(ways().contains("dst 10.89.0.12 "), "{}", ways());
+    let mut moved = two.as_peer();
+    moved.addresses[0] = IpAddr::from([10, 89, 0, 76]);
+    let reconcile = |peer: &PeerNode| {
+        one.namespace.run(async || {
+            one.open()
+                .await
+                .reconcile_peers(std::slice::from_ref(peer))
+                .await
+        })
+    };
+    let problems = reconcile(&moved);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(ways().contains("dst 10.89.0.76 "), "{}", ways());
+    assert!(!ways().contains("dst 10.89.0.12 "), "{}", ways());
+    let neighbours = one
+        .namespace
+        .ip("neighbour show dev portolan-vxlan nud permanent");
+    assert!(neighbours.contains("10.244.2.0 "), "{neighbours}");
+    assert!(!neighbours.contains("10.89.0.12 "), "{neighbours}");
+
+    moved.addresses.remove(0);
+    let problems = reconcile(&moved);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].to_string(), "find a way to node n2");
+    let routes = one.namespace.ip("route show proto 112 dev portolan-vxlan");
+    assert_eq!(routes, "");
+
+    one.routing = PodRouting::Routed;
+    one.attach(&uid('a'), &[two.as_peer()]);
+    assert!(!one.namespace.ip("link show").contains("portolan-vxlan"));
+    let routes = one.namespace.ip("route show proto 112");
+    assert!(
+        routes.contains("10.244.2.0/24 via 10.89.0.12 dev eth0"),
+        "{routes}"
+    );
+}
+
+#[test]
 fn teardown_leaves_nothing() {
     let (one, two) = two_nodes();
     one.attach(&uid('a'), &[two.as_peer()]);
@@ -305,7 +410,11 @@ fn teardown_leaves_nothing() {
 fn a_missing_uplink_is_named() {
     let namespace = Namespace::new("alone");
     let error = namespace
-        .run(async || NodeNetwork::open("eth7").await.err())
+        .run(async || {
+            NodeNetwork::open("eth7", PodRouting::Routed, &[])
+                .await
+                .err()
+        })
         .expect("no such interface");
     assert_eq!(
         error.to_string(),

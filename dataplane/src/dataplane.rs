@@ -124,7 +124,7 @@ impl Dataplane {
         let index = index_of(interface)?;
         self.look_at_uplink(interface, index)?;
         self.uplink = Some(interface.to_owned());
-        self.programs.leave_other_uplinks(index)?;
+        self.programs.leave_other_uplinks(index, self.tunnel())?;
         if self.config.ways.tcx {
             self.programs.attach_tc(UPLINK, interface, index)?;
             self.programs.attach_node(interface, index)?;
@@ -180,7 +180,29 @@ impl Dataplane {
     pub fn detach_uplink(&mut self) -> Result<(), Error> {
         self.uplink = None;
         self.set_uplink(0, 0, false);
-        self.programs.leave_other_uplinks(0)
+        self.programs.leave_other_uplinks(0, self.tunnel())
+    }
+
+    /// Sends what is for other nodes' pods through an interface of this node's from now on, and takes what comes out of it
+    /// as what comes in at the uplink; with `None` there is no tunnel any more. Which pods and nodes are behind it,
+    /// [`Self::set_networks`] says; the routing table says of pods which node has them, the table of neighbours where that is.
+    /// Without [`crate::Ways::tcx`] services are not to be reached through it. Idempotent.
+    pub fn set_tunnel(&mut self, interface: Option<&str>) -> Result<(), Error> {
+        let index = interface.map_or(Ok(0), index_of)?;
+        if let Some(interface) = interface.filter(|_| self.config.ways.tcx) {
+            self.programs.attach_tc(UPLINK, interface, index)?;
+            self.programs.attach_tc(NODE, interface, index)?;
+        }
+        let word = |offset| self.maps.config.half(0, offset);
+        let uplink = word(offset_of!(NodeConfig, uplink)).load(Ordering::Relaxed);
+        word(offset_of!(NodeConfig, tunnel)).store(index, Ordering::Release);
+        self.programs.leave_other_uplinks(uplink, index)
+    }
+
+    /// The interface of the tunnel; 0 if there is none.
+    fn tunnel(&self) -> u32 {
+        let tunnel = self.maps.config.half(0, offset_of!(NodeConfig, tunnel));
+        tunnel.load(Ordering::Relaxed)
     }
 
     /// Attaches tcx to a pod's veth and lets packets be delivered into the pod. Idempotent.

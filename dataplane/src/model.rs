@@ -229,7 +229,9 @@ pub enum NetworkRole {
     Inside,
     /// The same, and it is a node of the cluster.
     Node,
-    /// The same, and it is other nodes' pods, which are behind the tunnel if there is one.
+    /// The same, and another than this one: with a tunnel, what pods send to it goes through that.
+    Peer,
+    /// Pods speak to it with their own addresses, and it is other nodes' pods, which are behind the tunnel if there is one.
     Pods,
 }
 

@@ -52,6 +52,7 @@ fn value(role: NetworkRole) -> u32 {
     match role {
         NetworkRole::Inside => kind::INSIDE,
         NetworkRole::Node => kind::INSIDE | kind::NODE,
+        NetworkRole::Peer => kind::INSIDE | kind::NODE | kind::PEER,
         NetworkRole::Pods => kind::INSIDE | kind::PODS,
     }
 }

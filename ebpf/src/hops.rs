@@ -15,8 +15,10 @@ use portolan_abi::{address::Address, hash::mix, rewrite::Rewrite};
 
 /// How many destinations are remembered; one that falls on another's place takes it.
 const HOPS: u32 = 1_024;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+/// The kernel's numbers for the families.
+pub const AF_INET: u8 = 2;
+/// The same for IPv6.
+pub const AF_INET6: u8 = 10;
 
 /// The MAC addresses of the way to an address, the destination's, then ours, as words: copying bytes would be a call.
 pub type Hop = [u32; 3];
@@ -119,7 +121,8 @@ fn ask<A: Address>(
     Some(())
 }
 
+/// An address as the kernel's structures for helpers have it.
 #[inline(always)]
-fn halves([a, b]: [u64; 2]) -> [u32; 4] {
+pub fn halves([a, b]: [u64; 2]) -> [u32; 4] {
     [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
 }

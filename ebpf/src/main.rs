@@ -44,6 +44,7 @@
 
 mod bucket;
 mod count;
+mod exits;
 mod frame;
 mod handed;
 mod hooks;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh as NextHop},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
         bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -22,7 +22,7 @@ use portolan_abi::{
 
 use crate::{
     frame::Frame,
-    hops::{self, Hop},
+    hops::{self, AF_INET, AF_INET6, Hop, halves},
 };
 
 /// How much of a packet must be readable for its headers to be: Ethernet, the longest IPv4 header, TCP.
@@ -215,6 +215,17 @@ pub fn to_node(context: &TcContext) -> Result<i32, DropReason> {
 pub fn to_neighbour(interface: u32) -> i32 {
     // SAFETY: no parameters means the packet's own destination.
     unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Sends a packet out of an interface, to a neighbour there, whatever the routing table says.
+#[inline(always)]
+pub fn to_next_hop<A: Echo>(interface: u32, neighbour: A) -> i32 {
+    // SAFETY: all zeroes are a valid value of this plain structure of integers.
+    let mut hop: NextHop = unsafe { core::mem::transmute([0_u32; 5]) };
+    hop.nh_family = u32::from(if A::IS_V6 { AF_INET6 } else { AF_INET });
+    hop.__bindgen_anon_1.ipv6_nh = halves(neighbour.words());
+    // SAFETY: the structure is as long as the call says, and the helper copies it.
+    unsafe { bpf_redirect_neigh(interface, &raw mut hop, size_of::<NextHop>() as i32, 0) as i32 }
 }
 
 /// Makes the packet an answer and sends it back where it came from: to the node's own stack, or out again.

@@ -8,6 +8,7 @@ use portolan_abi::{
     address::{V4, V6},
     backend::delivery,
     bytes::Be16,
+    config::NodeConfig,
     drop_reason::DropReason,
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, NotParsed, Packet, field},
@@ -19,7 +20,7 @@ use portolan_abi::{
 };
 
 use crate::{
-    count,
+    count, exits,
     maps::{self, Family, Maps},
     skb, tunnel,
     watch::{self, Watched},
@@ -76,14 +77,17 @@ where
         check_sender(context, (packet.source, packet.destination))?;
     }
     let mut rewrite = Rewrite::unchanged(&packet);
-    let outcome = route(&packet, hook, &maps, &mut rewrite);
+    let outcome = match exits::judge_outer(&packet, hook, config) {
+        Outcome::UNKNOWN => route(&packet, hook, &maps, &mut rewrite),
+        judged => judged,
+    };
     let verdict = match outcome.action() {
         Action::Forward => to_backend(context, &packet, (outcome, hook), maps, &mut rewrite),
         Action::Reply => {
             if let Some(backend) = maps::backend(outcome.number()) {
                 count::forwarded(backend, &packet);
             }
-            to_client(context, &packet, &rewrite, (outcome, hook), config.uplink)
+            to_client(context, &packet, &rewrite, (outcome, hook), config)
         }
         Action::Refuse => Ok(refuse(context, &packet, outcome, hook)),
         Action::Drop => {
@@ -200,8 +204,9 @@ fn to_backend<A: Family>(
             [backend.pod_mac, backend.host_mac],
             hook,
         ),
-        way if delivery::leaves(way) && maps.config.uplink != 0 => {
-            Ok(skb::to_neighbour(maps.config.uplink))
+        way if delivery::leaves(way) => {
+            let carries_pod = hook == Hook::POD && outcome.port().0 == 0;
+            Ok(exits::leave(rewrite.destination, carries_pod, maps.config))
         }
         // The stack takes no packet with the node's own address as its source from any other interface.
         delivery::STACK if hook.is_node() || outcome.port().0 != 0 => skb::to_node(context),
@@ -215,7 +220,7 @@ fn to_client<A: Family>(
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
     (outcome, hook): (Outcome, Hook),
-    uplink: u32,
+    config: &'static NodeConfig,
 ) -> Result<i32, DropReason> {
     skb::rewrite(context, packet, rewrite)?;
     if outcome.is_to_node() {
@@ -227,8 +232,8 @@ fn to_client<A: Family>(
     }
     match rewrite.destination.pod() {
         Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook),
-        None if uplink != 0 => Ok(skb::to_neighbour(uplink)),
-        None => Ok(PASS),
+        // It carries the address that the client knocked at.
+        None => Ok(exits::leave(rewrite.destination, false, config)),
     }
 }
 

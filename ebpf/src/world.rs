@@ -11,7 +11,7 @@ use portolan_abi::{
 };
 
 use crate::{
-    count,
+    count, exits,
     maps::{Family, Maps},
     skb,
     tc::{DROP, PASS},
@@ -27,6 +27,10 @@ pub fn leave<A: Family>(
 where
     Maps: Stages<A>,
 {
+    let verdict = exits::tunnel(packet.destination, true, maps.config);
+    if verdict != PASS {
+        return Ok(verdict);
+    }
     if !Tables::<A>::masquerades(&maps) {
         return Ok(PASS);
     }

@@ -27,6 +27,9 @@ pub struct Options {
     /// Where the control plane keeps its state
     #[arg(long, value_enum, default_value_t = Store::Embedded)]
     store: Store,
+    /// How packets get to other nodes' pods
+    #[arg(long, value_enum, default_value_t = Network::Routed)]
+    network: Network,
     /// Run optimised builds
     #[arg(long)]
     release: bool,
@@ -42,6 +45,25 @@ pub enum Store {
     Embedded,
     /// A real etcd on a loopback port
     Etcd,
+}
+
+/// The ways to other nodes' pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// By routes over the nodes' addresses
+    Routed,
+    /// In VXLAN packets from node to node
+    Vxlan,
+}
+
+impl Network {
+    /// As agents call it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Vxlan => "vxlan",
+        }
+    }
 }
 
 /// What was built to be run.
@@ -78,6 +100,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         programs: &programs,
         nodes: &nodes,
         store: options.store,
+        network: options.network,
         with_demo: !options.no_demo,
         progress: &progress,
     };

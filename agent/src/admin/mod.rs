@@ -19,7 +19,7 @@ mod server;
 pub use client::{AdminClientError, ask, follow};
 pub use server::{AdminServer, AdminServerError, Answers};
 
-use crate::{pod::PodSnapshot, run::SocketState};
+use crate::{network::PodRouting, pod::PodSnapshot, run::SocketState};
 
 /// Where an agent listens.
 pub fn socket_path(state_dir: &std::path::Path) -> PathBuf {
@@ -97,6 +97,8 @@ pub struct AgentStatus {
     pub tc: TcMode,
     /// What became of the socket hooks.
     pub sockets: SocketState,
+    /// How packets reach other nodes' pods.
+    pub pod_network: PodRouting,
     /// Whether the control plane's routes are being followed right now.
     pub connected: bool,
     /// The history that `generation` counts in.

@@ -1,20 +1,34 @@
 //! Names and hardware addresses of a pod's veth pair, derived from its uid so that any incarnation of the agent finds
-//! what an earlier one made.
+//! what an earlier one made; of the ends of the tunnel, derived from nodes' addresses.
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use sha2::{Digest, Sha256};
 
 /// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkAddress(pub [u8; 6]);
 
 impl fmt::Debug for LinkAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.map(|byte| format!("{byte:02x}"));
         f.write_str(&bytes.join(":"))
+    }
+}
+
+impl LinkAddress {
+    /// Of the end of the tunnel at a node's address. Every node reckons those of all.
+    pub fn of_tunnel(node: IpAddr) -> Self {
+        const TUNNEL: u8 = 0x06;
+        let digest = match node {
+            IpAddr::V4(node) => Sha256::digest(node.octets()),
+            IpAddr::V6(node) => Sha256::digest(node.octets()),
+        };
+        Self([
+            TUNNEL, digest[0], digest[1], digest[2], digest[3], digest[4],
+        ])
     }
 }
 

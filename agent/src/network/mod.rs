@@ -7,6 +7,8 @@
 //!   default via 169.254.1.1, fe80::1       (permanent neighbours both ways: nothing is resolved)
 //! ```
 //!
+//! Where what is between the nodes knows nothing of pods, the ways to other nodes' pods lead through a [`tunnel`].
+//!
 //! - A pod's namespace is an nsfs file under STATE/netns/UID. Only short-lived threads of [`netns`] ever enter one.
 //! - The ledger of addresses ([`ipam`]) is on disk before an address is used, so that a restart gives none twice.
 //! - Everything made here can be made again over what a crash left, without a packet noticing.
@@ -29,9 +31,10 @@ mod node;
 mod pods;
 mod sys;
 mod sysctl;
+mod tunnel;
 
 pub use host_port::HostPort;
-pub use node::{NodeNetwork, PeerNode, Uplink};
+pub use node::{NodeNetwork, PeerNode, PodRouting, Uplink};
 pub use pods::{PodNetworkConfig, VethPodNetwork, remove_all};
 
 /// A pod's network as it stands.

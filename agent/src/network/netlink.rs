@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
@@ -14,9 +15,10 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags},
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use super::{NetworkError, link_address::LinkAddress};
@@ -45,6 +47,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Its hardware address, if it has one of Ethernet's.
+    pub address: Option<LinkAddress>,
 }
 
 /// A veth pair to make.
@@ -90,6 +94,8 @@ pub enum Via {
         gateway: IpAddr,
         /// Whether the router is taken to be reachable although no subnet of the interface has it.
         on_link: bool,
+        /// The address that this node speaks from, if not the interface's.
+        source: Option<IpAddr>,
     },
     /// Nowhere: senders are told so.
     Unreachable,
@@ -144,6 +150,85 @@ impl Netlink {
                 Errno::from(error),
             )
         })
+    }
+
+    /// Makes a VXLAN device that learns nothing: its network's number, its port, and the address that it sends from.
+    pub async fn create_vxlan(
+        &self,
+        name: &str,
+        address: LinkAddress,
+        (network, port, local): (u32, u16, IpAddr),
+        mtu: u32,
+    ) -> Result<(), NetworkError> {
+        let device = LinkVxlan::new(name, network)
+            .port(port)
+            .learning(false)
+            .mtu(mtu)
+            .address(address.0.to_vec());
+        let device = match local {
+            IpAddr::V4(local) => device.local(local),
+            IpAddr::V6(local) => device.local6(local),
+        };
+        let result = self.handle.link().add(device.build()).execute().await;
+        result
+            .map_err(|error| NetworkError::new("create VXLAN interface", name)(Errno::from(error)))
+    }
+
+    /// Says for good at which node a VXLAN device's hardware address is.
+    pub async fn ensure_forwarding(
+        &self,
+        index: u32,
+        address: LinkAddress,
+        node: IpAddr,
+    ) -> Result<(), NetworkError> {
+        let request = self
+            .handle
+            .neighbours()
+            .add_bridge(index, &address.0)
+            .flags(NeighbourFlags::Own)
+            .destination(node)
+            .replace();
+        request.execute().await.map_err(|error| {
+            NetworkError::new("add forwarding entry for", node.to_string())(Errno::from(error))
+        })
+    }
+
+    /// Forgets what was said for good of an interface's neighbours, and where they are, but of these.
+    pub async fn forget_neighbours_except(
+        &self,
+        index: u32,
+        keep: &BTreeSet<LinkAddress>,
+    ) -> Result<(), NetworkError> {
+        let failed = |error| {
+            NetworkError::new("forget neighbours of", format!("interface {index}"))(Errno::from(
+                error,
+            ))
+        };
+        let families = [
+            AddressFamily::Inet,
+            AddressFamily::Inet6,
+            AddressFamily::Bridge,
+        ];
+        for family in families {
+            let request = self.handle.neighbours().get().set_address_family(family);
+            let known: Vec<_> = request.execute().try_collect().await.map_err(failed)?;
+            let of_interface = known.into_iter().filter(|known| {
+                known.header.ifindex == index && known.header.state == NeighbourState::Permanent
+            });
+            for message in of_interface {
+                let is_kept = message.attributes.iter().any(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(bytes) => {
+                        keep.iter().any(|address| address.0 == bytes[..])
+                    }
+                    _ => false,
+                });
+                if !is_kept {
+                    let request = self.handle.neighbours().del(message);
+                    request.execute().await.map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes an interface (of a veth pair: both ends); one that is absent is fine.
@@ -276,7 +361,15 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => Some(*mtu),
             _ => None,
         });
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Address(bytes) => Some(LinkAddress(bytes.as_slice().try_into().ok()?)),
+            _ => None,
+        });
     Link {
+        address,
         index: message.header.index,
         mtu: mtu.unwrap_or(1500),
         up: message.header.flags.contains(LinkFlags::Up),
@@ -303,9 +396,13 @@ fn route_message(route: &Route) -> RouteMessage {
             link,
             gateway,
             on_link,
+            source,
         } => {
             push(RouteAttribute::Oif(*link));
             push(RouteAttribute::Gateway(RouteAddress::from(*gateway)));
+            if let Some(source) = source {
+                push(RouteAttribute::PrefSource(RouteAddress::from(*source)));
+            }
             if *on_link {
                 message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
             }
@@ -340,6 +437,7 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
                 .header
                 .flags
                 .contains(netlink_packet_route::route::RouteFlags::Onlink),
+            source,
         },
         (RouteType::Unicast, Some(link), None) => Via::Link { link, source },
         _ => return None,

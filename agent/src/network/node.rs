@@ -10,7 +10,29 @@ use super::{
     NetworkError,
     netlink::{Netlink, Route, Via},
     sysctl,
+    tunnel::{self, Tunnel},
 };
+
+/// How packets reach other nodes' pods; the same on all nodes of a cluster.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum PodRouting {
+    /// As they are, by routes over the nodes' addresses: nodes share a link, or what is between them has such routes too.
+    #[default]
+    Routed,
+    /// In packets from node to node (UDP port 4789): whatever carries these will do.
+    Vxlan,
+}
 
 /// The interface that faces the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +41,31 @@ pub struct Uplink {
     pub name: String,
     /// Its number in the node's namespace.
     pub index: u32,
-    /// Its largest packet, which the pods' interfaces share.
+    /// Its largest packet.
     pub mtu: u32,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Uplink {
+    /// The route to some of a node's pods.
+    fn route(&self, peer: &PeerNode, cidr: IpNet) -> Result<Route, NetworkError> {
+        let same_family = |address: &&IpAddr| address.is_ipv4() == cidr.addr().is_ipv4();
+        let gateway = peer.addresses.iter().find(same_family).ok_or_else(|| {
+            NetworkError::new::<&str>("find a way to", format!("{cidr} of node {}", peer.name))(
+                "the node has no address of that family",
+            )
+        })?;
+        Ok(Route {
+            destination: cidr.trunc(),
+            via: Via::Gateway {
+                link: self.index,
+                gateway: *gateway,
+                on_link: false,
+                source: None,
+            },
+        })
+    }
 }
 
 /// Another node, as packets reach it.
@@ -40,11 +83,16 @@ pub struct PeerNode {
 pub struct NodeNetwork {
     netlink: Netlink,
     uplink: Uplink,
+    tunnel: Option<Tunnel>,
 }
 
 impl NodeNetwork {
-    /// Looks at the uplink and sets the namespace up to forward.
-    pub async fn open(uplink: &str) -> Result<Self, NetworkError> {
+    /// Looks at the uplink and sets the namespace up to forward. `addresses` are those by which other nodes know this one.
+    pub async fn open(
+        uplink: &str,
+        routing: PodRouting,
+        addresses: &[IpAddr],
+    ) -> Result<Self, NetworkError> {
         let netlink = Netlink::open(&tokio::runtime::Handle::current())?;
         let link = netlink
             .link(uplink)
@@ -61,7 +109,30 @@ impl NodeNetwork {
         };
         let name = uplink.name.clone();
         blocking(move || forward_packets(&name)).await?;
-        Ok(Self { netlink, uplink })
+        let tunnel = match routing {
+            PodRouting::Vxlan => Some(Tunnel::open(&netlink, uplink.mtu, addresses).await?),
+            PodRouting::Routed => {
+                tunnel::remove(&netlink).await?;
+                None
+            }
+        };
+        Ok(Self {
+            netlink,
+            uplink,
+            tunnel,
+        })
+    }
+
+    /// The interface that leads to other nodes' pods, if that is not the uplink.
+    pub fn tunnel(&self) -> Option<&'static str> {
+        self.tunnel.as_ref().map(|_| tunnel::NAME)
+    }
+
+    /// The longest packet of the pods' interfaces.
+    pub fn pod_mtu(&self) -> u32 {
+        self.tunnel
+            .as_ref()
+            .map_or(self.uplink.mtu, |tunnel| tunnel.mtu)
     }
 
     /// The interface that faces the other nodes.
@@ -86,6 +157,7 @@ impl NodeNetwork {
     /// rest done all the same.
     pub async fn reconcile_peers(&self, peers: &[PeerNode]) -> Vec<NetworkError> {
         let (wanted, mut problems) = self.wanted_routes(peers);
+        problems.extend(self.reconcile_ways(peers).await);
         let present: BTreeSet<Route> = match self.netlink.own_routes().await {
             Ok(routes) => routes
                 .into_iter()
@@ -110,9 +182,28 @@ impl NodeNetwork {
         problems
     }
 
-    /// Removes every route that this module made in the node's namespace.
+    /// Makes the tunnel know these nodes and no others.
+    async fn reconcile_ways(&self, peers: &[PeerNode]) -> Vec<NetworkError> {
+        let (mut ways, mut problems) = (BTreeSet::new(), Vec::new());
+        let Some(tunnel) = &self.tunnel else {
+            return problems;
+        };
+        for peer in peers {
+            match tunnel.ensure_way(&self.netlink, peer).await {
+                Ok(way) => {
+                    ways.insert(way);
+                }
+                Err(error) => problems.push(error),
+            }
+        }
+        problems.extend(tunnel.keep_ways(&self.netlink, &ways).await.err());
+        problems
+    }
+
+    /// Removes every route that this module made in the node's namespace, and the tunnel.
     pub async fn remove_routes() -> Result<(), NetworkError> {
         let netlink = Netlink::open(&tokio::runtime::Handle::current())?;
+        tunnel::remove(&netlink).await?;
         for route in netlink.own_routes().await? {
             netlink.delete_route(&route).await?;
         }
@@ -121,30 +212,24 @@ impl NodeNetwork {
 
     fn is_peer_route(&self, route: &Route) -> bool {
         matches!(&route.via, Via::Gateway { link, .. } if *link == self.uplink.index)
+            || self.tunnel.as_ref().is_some_and(|tunnel| tunnel.has(route))
     }
 
     fn wanted_routes(&self, peers: &[PeerNode]) -> (BTreeSet<Route>, Vec<NetworkError>) {
         let (mut wanted, mut problems) = (BTreeSet::new(), Vec::new());
         for peer in peers {
             for cidr in &peer.pod_cidrs {
-                let same_family = |address: &&IpAddr| address.is_ipv4() == cidr.addr().is_ipv4();
-                match peer.addresses.iter().find(same_family) {
-                    Some(gateway) => {
-                        wanted.insert(Route {
-                            destination: cidr.trunc(),
-                            via: Via::Gateway {
-                                link: self.uplink.index,
-                                gateway: *gateway,
-                                on_link: false,
-                            },
-                        });
+                let route = match &self.tunnel {
+                    Some(tunnel) => tunnel.route(peer, *cidr),
+                    None => self.uplink.route(peer, *cidr),
+                };
+                match route {
+                    Ok(route) => {
+                        wanted.insert(route);
                     }
-                    None => problems.push(NetworkError::new::<&str>(
-                        "find a way to",
-                        format!("{cidr} of node {}", peer.name),
-                    )(
-                        "the node has no address of that family"
-                    )),
+                    // Of the tunnel, that there is no way to the node is told once for all of its pods.
+                    Err(error) if self.tunnel.is_none() => problems.push(error),
+                    Err(_) => {}
                 }
             }
         }

@@ -40,7 +40,7 @@ pub struct PodNetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// The addresses that the node itself speaks to its pods from, at most one a family.
     pub node_addresses: Vec<IpAddr>,
-    /// Of the pods' interfaces: the uplink's.
+    /// Of the pods' interfaces.
     pub mtu: u32,
 }
 
@@ -279,6 +279,7 @@ impl Pod {
                     link: link.index,
                     gateway,
                     on_link: true,
+                    source: None,
                 },
             };
             inside.ensure_route(&route).await?;

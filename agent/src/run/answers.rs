@@ -16,6 +16,7 @@ use crate::{
     admin::{AgentStatus, Answers, Request, ServiceReport},
     errors::chain,
     metrics::{Snapshot, Source},
+    network::PodRouting,
     pod::Manager,
     routes::{DataplaneThread, Maps, RouteStatus},
 };
@@ -29,6 +30,7 @@ pub struct NodeAnswers {
     pub xdp: XdpMode,
     pub tc: TcMode,
     pub sockets: SocketState,
+    pub pod_network: PodRouting,
 }
 
 #[async_trait]
@@ -110,6 +112,7 @@ impl NodeAnswers {
             xdp: self.xdp,
             tc: self.tc,
             sockets: self.sockets.clone(),
+            pod_network: self.pod_network,
             connected: routes.connected,
             epoch: routes.epoch,
             generation: routes.generation,

@@ -114,6 +114,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         xdp,
         tc,
         sockets,
+        pod_network: node.args.pod_network,
     };
     let answers = Arc::new(answers);
     let admin = AdminServer::bind(&node.args.state_dir)?;
@@ -156,7 +157,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)> {
     let record = AgentRecord::of(&args);
     record.save(&args.state_dir)?;
-    let network = NodeNetwork::open(&args.uplink)
+    let network = NodeNetwork::open(&args.uplink, args.pod_network, &args.node_ips)
         .await
         .context("set up the node's network")?;
     let facts = facts(&args)?;
@@ -167,7 +168,7 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
     let client = cluster::client(&args.server, &args.state_dir)?;
     let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
     network.claim_pod_cidrs(&pod_cidrs).await?;
-    let (dataplane, opening) = open_dataplane(&args, &record)?;
+    let (dataplane, opening) = open_dataplane(&args, &record, network.tunnel())?;
     let node = Prepared {
         args,
         record,
@@ -193,7 +194,7 @@ async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
         state_dir: node.args.state_dir.clone(),
         pod_cidrs: node.pod_cidrs.clone(),
         node_addresses: node.args.node_ips.clone(),
-        mtu: node.network.uplink().mtu,
+        mtu: node.network.pod_mtu(),
     };
     let network = Arc::new(VethPodNetwork::open(
         config,
@@ -358,6 +359,7 @@ async fn pod_cidrs(
 fn open_dataplane(
     args: &RunArgs,
     record: &AgentRecord,
+    tunnel: Option<&'static str>,
 ) -> anyhow::Result<(DataplaneThread, Opening<Attached>)> {
     bpffs::ensure(&record.pin_dir)?;
     let mut config = portolan_dataplane::Config::new(
@@ -371,6 +373,7 @@ fn open_dataplane(
     let started = DataplaneThread::start(move || {
         let mut dataplane = Dataplane::open(config)?;
         let xdp = dataplane.attach_uplink(&uplink)?;
+        dataplane.set_tunnel(tunnel)?;
         let tc = dataplane.tc_mode();
         let sockets = sockets::settle(&mut dataplane, hooks)?;
         Ok((dataplane, Attached { xdp, tc, sockets }))

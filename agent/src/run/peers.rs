@@ -93,7 +93,7 @@ impl Surroundings {
         networks.extend(self.addresses.iter().map(one(NetworkRole::Node)));
         for peer in peers {
             networks.extend(peer.pod_cidrs.iter().map(many(NetworkRole::Pods)));
-            networks.extend(peer.addresses.iter().map(one(NetworkRole::Node)));
+            networks.extend(peer.addresses.iter().map(one(NetworkRole::Peer)));
         }
         networks
     }

@@ -248,10 +248,10 @@ impl Programs {
         self.attach_tc(NODE, LOOPBACK, loopback)
     }
 
-    /// Detaches what hangs on an uplink that is no longer the node's.
-    pub fn leave_other_uplinks(&self, index: u32) -> Result<(), Error> {
+    /// Detaches what hangs on an uplink or a tunnel that is no longer the node's; 0 is none.
+    pub fn leave_other_uplinks(&self, uplink: u32, tunnel: u32) -> Result<(), Error> {
         for (name, interface) in self.pinned()? {
-            if interface == index && index != 0 {
+            if interface != 0 && [uplink, tunnel].contains(&interface) {
                 continue;
             }
             if let Some(uplink) = name.strip_prefix(UPLINK) {
@@ -261,7 +261,7 @@ impl Programs {
                 unhook(&self.links.join(name))?;
             }
         }
-        if index == 0 {
+        if uplink == 0 {
             self.detach(NODE, LOOPBACK)?;
         }
         Ok(())

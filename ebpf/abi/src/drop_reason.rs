@@ -50,6 +50,7 @@ reasons! {
         TableBusy = "table_busy", "Another CPU held the flow's bucket for too long, and the flow cannot do without a slot.";
         RewriteFailed = "rewrite_failed", "The kernel refused to change the packet after part of it had been changed.";
         SpoofedSource = "spoofed_source", "A pod sent with a source address that is not its own.";
+        TunnelStranger = "tunnel_stranger", "Someone who is no node of the cluster sent a packet to the tunnel between the nodes.";
         TooBig = "too_big", "A packet did not fit into the uplink with its outer header: the client got an ICMP error that says how long it may be.";
         RefusalFailed = "refusal_failed", "A reset or an ICMP error could not be made from the packet.";
     }

@@ -73,4 +73,4 @@ pub mod too_big;
 pub mod tunnel;
 
 /// The version of every layout in this crate, kept in the first word of the node's configuration.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

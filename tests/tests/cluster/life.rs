@@ -31,12 +31,17 @@ struct Scene {
     before: Option<Snapshot>,
     cluster: Option<Cluster>,
     took: Duration,
+    /// What `up` was told.
+    arguments: Vec<String>,
     /// Why the last start failed. Tests that need a cluster then fail at once: each would wait as long in vain.
     failed: Option<String>,
 }
 
 /// Exclusive use of the cluster.
 pub struct Use<'a>(MutexGuard<'a, Scene>);
+
+/// The options of a cluster with a tunnel between its nodes.
+const TUNNELLED: [&str; 2] = ["--network", "vxlan"];
 
 impl Stage {
     /// The cluster, started if there is none.
@@ -47,6 +52,18 @@ impl Stage {
         }
         if scene.cluster.is_none() {
             scene.start(&[])?;
+        }
+        Ok(Use(scene))
+    }
+
+    /// A cluster whose nodes have a tunnel between them, in place of one that has none.
+    pub fn tunnelled(&self) -> Result<Use<'_>> {
+        let mut scene = self.scene();
+        if scene.cluster.is_none() || scene.arguments != TUNNELLED {
+            if let Some(old) = scene.cluster.take() {
+                old.abandon();
+            }
+            scene.start(&TUNNELLED)?;
         }
         Ok(Use(scene))
     }
@@ -77,6 +94,7 @@ impl Scene {
         let begun = Instant::now();
         let started = Cluster::up(arguments);
         self.failed = started.as_ref().err().map(|error| format!("{error:#}"));
+        self.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
         self.cluster = Some(started?);
         self.took = begun.elapsed();
         Ok(())
@@ -154,7 +172,8 @@ pub fn up_works_after_a_crash_of_up(stage: &Stage) -> Result<()> {
         scene.start(&[])?;
     }
     crash_an_up(&mut scene)?;
-    scene.start(&[])?;
+    // The next test wants such a one.
+    scene.start(&TUNNELLED)?;
     drop(scene);
     let cluster = stage.cluster()?;
     let address = super::traffic::cluster_address(&cluster, 4)?;

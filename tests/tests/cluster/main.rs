@@ -14,6 +14,7 @@ mod recovery;
 mod seeing;
 mod start_up;
 mod traffic;
+mod tunnel;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -174,6 +175,10 @@ const TESTS: &[Test] = &[
     (
         "life/up_works_after_a_crash_of_up",
         life::up_works_after_a_crash_of_up,
+    ),
+    (
+        "tunnel/pods_and_services_are_reached_through_it",
+        tunnel::pods_and_services_are_reached_through_it,
     ),
     ("life/down_leaves_nothing", life::down_leaves_nothing),
 ];

@@ -73,6 +73,11 @@ pub fn a_pod_reaches_a_service_on_its_own_node(stage: &Stage) -> Result<()> {
 /// A pod's own address, without any Service, from a pod on the other node.
 pub fn pods_reach_each_other_over_nodes(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
+    pods_reach_each_other(&cluster)
+}
+
+/// The demo's pods each answer the client pod at their own addresses.
+pub fn pods_reach_each_other(cluster: &Cluster) -> Result<()> {
     for pod in cluster.list("pods", "app=web")? {
         let addresses = pod["status"]["podIPs"]
             .as_array()

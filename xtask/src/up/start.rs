@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Programs, Store, fabric};
+use super::{Network, Programs, Store, fabric};
 use crate::{
     cluster::{API_PORT, Cluster, IMAGE, Node, host_addresses, in_namespace, namespace_file},
     command,
@@ -37,6 +37,8 @@ pub struct Run<'a> {
     pub nodes: &'a [Node],
     /// Its store.
     pub store: Store,
+    /// How packets get to other nodes' pods.
+    pub network: Network,
     /// Whether to apply the demo.
     pub with_demo: bool,
     /// Where to show it.
@@ -189,7 +191,8 @@ fn agent_command(run: &Run<'_>, node: Node) -> std::process::Command {
         .args(["--uplink", "eth0", "--ebpf-object"])
         .arg(&run.programs.object)
         .args(["--cgroup-root", &format!("portolan/{}", node.name())])
-        .args(["--metrics-address", METRICS]);
+        .args(["--metrics-address", METRICS])
+        .args(["--pod-network", run.network.word()]);
     for address in node.addresses() {
         agent.args(["--node-ip", &address]);
     }
