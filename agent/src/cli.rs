@@ -13,7 +13,7 @@ use portolan_dataplane::{
     report::Filter,
 };
 
-use crate::network::PodRouting;
+use crate::network::{PodDevice, PodRouting};
 
 /// Runs a node's pods and routes their traffic.
 #[derive(Debug, Parser)]
@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// How packets reach other nodes' pods; the same on all nodes
     #[arg(long, value_enum, default_value_t)]
     pub pod_network: PodRouting,
+    /// What joins new pods to the node
+    #[arg(long, value_enum, default_value_t)]
+    pub pod_device: PodDevice,
     /// Whether what pods send beyond the cluster leaves with the node's address. Without, whatever routes there must know
     /// the way back to pods.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]

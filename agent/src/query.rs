@@ -107,6 +107,14 @@ fn sockets_words(sockets: &Value) -> String {
     }
 }
 
+fn device_words(device: &Value) -> String {
+    let kind = text(&device["kind"]);
+    match device["fallback"].as_str() {
+        Some(why) => format!("{kind}, since there is no netkit: {why}"),
+        None => kind,
+    }
+}
+
 fn status_text(status: &Value) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
@@ -123,6 +131,7 @@ fn status_text(status: &Value) -> String {
     line("XDP", text(&status["xdp"]));
     line("tc", text(&status["tc"]));
     line("pod network", text(&status["pod_network"]));
+    line("pod device", device_words(&status["pod_device"]));
     line("sockets", sockets_words(&status["sockets"]));
     let adopted = text(&status["adopted"]);
     line(

@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use ipnet::IpNet;
 use portolan_agent::network::{
-    BoxError, NodeNetwork, PeerNode, PodDataplane, PodLink, PodNetwork, PodNetworkConfig,
-    PodNetworkStatus, PodRouting, VethPodNetwork, remove_all,
+    BoxError, NodeNetwork, PairPodNetwork, PeerNode, PodDataplane, PodDevice, PodLink, PodNetwork,
+    PodNetworkConfig, PodNetworkStatus, PodRouting, remove_all,
 };
 
 mod world;
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    async fn open_pods(&self) -> (NodeNetwork, VethPodNetwork) {
+    async fn open_pods(&self) -> (NodeNetwork, PairPodNetwork) {
         let node = self.open().await;
         node.claim_pod_cidrs(&self.cidrs()).await.expect("claimed");
         let config = PodNetworkConfig {
@@ -100,8 +100,11 @@ impl Node {
             pod_cidrs: self.cidrs(),
             node_addresses: self.addresses(),
             mtu: node.pod_mtu(),
+            device: PodDevice::default(),
         };
-        let pods = VethPodNetwork::open(config, self.dataplane.clone()).expect("the pod network");
+        let pods = PairPodNetwork::open(config, self.dataplane.clone())
+            .await
+            .expect("the pod network");
         (node, pods)
     }
 

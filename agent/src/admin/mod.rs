@@ -19,7 +19,11 @@ mod server;
 pub use client::{AdminClientError, ask, follow};
 pub use server::{AdminServer, AdminServerError, Answers};
 
-use crate::{network::PodRouting, pod::PodSnapshot, run::SocketState};
+use crate::{
+    network::{DeviceChoice, PodRouting},
+    pod::PodSnapshot,
+    run::SocketState,
+};
 
 /// Where an agent listens.
 pub fn socket_path(state_dir: &std::path::Path) -> PathBuf {
@@ -99,6 +103,8 @@ pub struct AgentStatus {
     pub sockets: SocketState,
     /// How packets reach other nodes' pods.
     pub pod_network: PodRouting,
+    /// What joins new pods to the node.
+    pub pod_device: DeviceChoice,
     /// Whether the control plane's routes are being followed right now.
     pub connected: bool,
     /// The history that `generation` counts in.

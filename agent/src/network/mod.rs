@@ -1,4 +1,4 @@
-//! The pod network: namespaces, veth pairs, addresses and routes, by rtnetlink. Its types never leave this module.
+//! The pod network: namespaces, veth or netkit pairs, addresses and routes, by rtnetlink. Its types never leave this module.
 //!
 //! ```text
 //!   pod's namespace                        node's namespace
@@ -21,6 +21,7 @@ use std::{net::IpAddr, path::PathBuf};
 use async_trait::async_trait;
 use ipnet::IpNet;
 
+mod device;
 pub mod dial;
 mod host_port;
 mod ipam;
@@ -33,9 +34,10 @@ mod sys;
 mod sysctl;
 mod tunnel;
 
+pub use device::{DeviceChoice, DeviceKind, PodDevice};
 pub use host_port::HostPort;
 pub use node::{NodeNetwork, PeerNode, PodRouting, Uplink};
-pub use pods::{PodNetworkConfig, VethPodNetwork, remove_all};
+pub use pods::{PairPodNetwork, PodNetworkConfig, remove_all};
 
 /// A pod's network as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

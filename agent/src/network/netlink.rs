@@ -14,14 +14,16 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags},
-    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+    link::{
+        InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, NetkitMode,
+    },
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
-use super::{NetworkError, link_address::LinkAddress};
+use super::{NetworkError, device::DeviceKind, link_address::LinkAddress};
 
 /// The routing protocol number that our routes carry; free in `/etc/iproute2/rt_protos`.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
@@ -51,8 +53,8 @@ pub struct Link {
     pub address: Option<LinkAddress>,
 }
 
-/// A veth pair to make.
-pub struct VethPair<'a> {
+/// A pair of interfaces to make.
+pub struct DevicePair<'a> {
     /// The end here.
     pub host: &'a str,
     /// Its hardware address.
@@ -61,8 +63,8 @@ pub struct VethPair<'a> {
     pub peer: &'a str,
     /// Its hardware address.
     pub peer_address: LinkAddress,
-    /// Where the other end is made.
-    pub peer_namespace: BorrowedFd<'a>,
+    /// Where the other end is made, if not here.
+    pub peer_namespace: Option<BorrowedFd<'a>>,
     /// Of both.
     pub mtu: u32,
 }
@@ -131,24 +133,46 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair, both ends at once in their namespaces.
-    pub async fn create_veth_pair(&self, pair: &VethPair<'_>) -> Result<(), NetworkError> {
-        let peer = LinkMessageBuilder::<LinkUnspec>::default()
+    /// Makes a pair of interfaces, both ends at once in their namespaces.
+    pub async fn create_pair(
+        &self,
+        kind: DeviceKind,
+        pair: &DevicePair<'_>,
+    ) -> Result<(), NetworkError> {
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::default()
             .name(pair.peer)
             .mtu(pair.mtu)
-            .address(pair.peer_address.0.to_vec())
-            .setns_by_fd(pair.peer_namespace.as_raw_fd())
-            .build();
-        let host = LinkVeth::new(pair.host, pair.peer)
+            .address(pair.peer_address.0.to_vec());
+        if let Some(namespace) = pair.peer_namespace {
+            peer = peer.setns_by_fd(namespace.as_raw_fd());
+        }
+        let peer = peer.build();
+        let (kind_of_link, data) = match kind {
+            DeviceKind::Veth => (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+            DeviceKind::Netkit => (
+                InfoKind::Netkit,
+                // Frames have Ethernet headers, as on a veth.
+                InfoData::Netkit(vec![
+                    InfoNetkit::Mode(NetkitMode::L2),
+                    InfoNetkit::Peer(peer),
+                ]),
+            ),
+        };
+        let host = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind_of_link)
+            .name(pair.host)
             .mtu(pair.mtu)
             .address(pair.host_address.0.to_vec())
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .set_info_data(data)
             .build();
         let result = self.handle.link().add(host).execute().await;
         result.map_err(|error| {
-            NetworkError::new("create veth pair", format!("{}, {}", pair.host, pair.peer))(
-                Errno::from(error),
-            )
+            NetworkError::new(
+                match kind {
+                    DeviceKind::Veth => "create veth pair",
+                    DeviceKind::Netkit => "create netkit pair",
+                },
+                format!("{}, {}", pair.host, pair.peer),
+            )(Errno::from(error))
         })
     }
 

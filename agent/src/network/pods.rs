@@ -1,4 +1,4 @@
-//! Pods' veth pairs: how one is made, made again over a crash's leftovers, and taken away.
+//! Pods' pairs of interfaces: how one is made, made again over a crash's leftovers, and taken away.
 
 #![forbid(unsafe_code)]
 
@@ -15,10 +15,11 @@ use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 use super::{
-    HostPort, NetworkError, PodDataplane, PodLink, PodNetwork, PodNetworkStatus,
+    DeviceChoice, HostPort, NetworkError, PodDataplane, PodDevice, PodLink, PodNetwork,
+    PodNetworkStatus,
     ipam::Ipam,
     link_address::{VethAddresses, host_interface, is_valid_uid},
-    netlink::{Link, Netlink, Route, VethPair, Via, host_prefix_length},
+    netlink::{DevicePair, Link, Netlink, Route, Via, host_prefix_length},
     netns,
     sys::ethtool::{self, Offload},
     sysctl,
@@ -42,19 +43,22 @@ pub struct PodNetworkConfig {
     pub node_addresses: Vec<IpAddr>,
     /// Of the pods' interfaces.
     pub mtu: u32,
+    /// What new pods' interfaces are to be.
+    pub device: PodDevice,
 }
 
-/// The pod network of one node: a veth pair a pod.
-pub struct VethPodNetwork {
+/// The pod network of one node: a pair of interfaces a pod.
+pub struct PairPodNetwork {
     config: PodNetworkConfig,
+    device: DeviceChoice,
     netlink: Netlink,
     ipam: Mutex<Ipam>,
     dataplane: Arc<dyn PodDataplane>,
 }
 
-impl VethPodNetwork {
+impl PairPodNetwork {
     /// Opens the ledger; makes nothing yet. Runs in the node's namespace.
-    pub fn open(
+    pub async fn open(
         config: PodNetworkConfig,
         dataplane: Arc<dyn PodDataplane>,
     ) -> Result<Self, NetworkError> {
@@ -64,12 +68,20 @@ impl VethPodNetwork {
             directory.display().to_string(),
         ))?;
         let ipam = Ipam::open(ledger_path(&config.state_dir), config.pod_cidrs.clone())?;
+        let netlink = Netlink::open(&Handle::current())?;
+        let device = DeviceChoice::settle(config.device, &netlink).await?;
         Ok(Self {
-            netlink: Netlink::open(&Handle::current())?,
+            netlink,
+            device,
             config,
             ipam: Mutex::new(ipam),
             dataplane,
         })
+    }
+
+    /// What new pods' interfaces are.
+    pub fn device(&self) -> &DeviceChoice {
+        &self.device
     }
 
     /// The pods that have addresses, so that those which the pod manager no longer knows can be detached.
@@ -83,7 +95,7 @@ impl VethPodNetwork {
     }
 
     /// The host's end, whose other end is in the pod; made anew unless both are there.
-    async fn ensure_veth(&self, pod: &Pod, inside: &Netlink) -> Result<Link, NetworkError> {
+    async fn ensure_pair(&self, pod: &Pod, inside: &Netlink) -> Result<Link, NetworkError> {
         let ends = (
             self.netlink.link(&pod.host_interface).await?,
             inside.link(POD_INTERFACE).await?,
@@ -97,15 +109,15 @@ impl VethPodNetwork {
             NetworkError::new("open network namespace", pod.netns.display().to_string())(source)
         };
         let namespace = File::open(&pod.netns).map_err(failed)?;
-        let pair = VethPair {
+        let pair = DevicePair {
             host: &pod.host_interface,
             host_address: pod.hardware.host,
             peer: POD_INTERFACE,
             peer_address: pod.hardware.pod,
-            peer_namespace: namespace.as_fd(),
+            peer_namespace: Some(namespace.as_fd()),
             mtu: self.config.mtu,
         };
-        self.netlink.create_veth_pair(&pair).await?;
+        self.netlink.create_pair(self.device.kind, &pair).await?;
         let made = self.netlink.link(&pod.host_interface).await?;
         made.ok_or_else(|| NetworkError::NoInterface(pod.host_interface.clone()))
     }
@@ -135,7 +147,7 @@ impl VethPodNetwork {
 }
 
 #[async_trait]
-impl PodNetwork for VethPodNetwork {
+impl PodNetwork for PairPodNetwork {
     async fn attach(
         &self,
         pod_uid: &str,
@@ -147,7 +159,7 @@ impl PodNetwork for VethPodNetwork {
         let addresses = self.ledger().allocate(pod_uid)?;
         let pod = Pod::new(&self.config.state_dir, pod_uid, addresses);
         let inside = pod.open_namespace().await?;
-        let host = self.ensure_veth(&pod, &inside).await?;
+        let host = self.ensure_pair(&pod, &inside).await?;
         pod.configure_inside(&inside).await?;
         self.route_to_pod(&pod, &host).await?;
         self.dataplane

@@ -16,7 +16,7 @@ use crate::{
     admin::{AgentStatus, Answers, Request, ServiceReport},
     errors::chain,
     metrics::{Snapshot, Source},
-    network::PodRouting,
+    network::{DeviceChoice, PodRouting},
     pod::Manager,
     routes::{DataplaneThread, Maps, RouteStatus},
 };
@@ -31,6 +31,7 @@ pub struct NodeAnswers {
     pub tc: TcMode,
     pub sockets: SocketState,
     pub pod_network: PodRouting,
+    pub pod_device: DeviceChoice,
 }
 
 #[async_trait]
@@ -113,6 +114,7 @@ impl NodeAnswers {
             tc: self.tc,
             sockets: self.sockets.clone(),
             pod_network: self.pod_network,
+            pod_device: self.pod_device.clone(),
             connected: routes.connected,
             epoch: routes.epoch,
             generation: routes.generation,

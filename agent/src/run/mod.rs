@@ -44,7 +44,7 @@ use crate::{
     join::{JoinError, JoinToken, NodeIdentity, identity_or_join},
     lock::StateLock,
     metrics,
-    network::{NodeNetwork, PodNetwork, PodNetworkConfig, VethPodNetwork},
+    network::{NodeNetwork, PairPodNetwork, PodNetwork, PodNetworkConfig},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{
         DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore,
@@ -115,6 +115,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tc,
         sockets,
         pod_network: node.args.pod_network,
+        pod_device: network.device().clone(),
     };
     let answers = Arc::new(answers);
     let admin = AdminServer::bind(&node.args.state_dir)?;
@@ -186,7 +187,7 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
 struct Pods {
     channels: PodChannels,
     manager: Manager,
-    network: Arc<VethPodNetwork>,
+    network: Arc<PairPodNetwork>,
 }
 
 async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
@@ -195,11 +196,10 @@ async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
         pod_cidrs: node.pod_cidrs.clone(),
         node_addresses: node.args.node_ips.clone(),
         mtu: node.network.pod_mtu(),
+        device: node.args.pod_device,
     };
-    let network = Arc::new(VethPodNetwork::open(
-        config,
-        Arc::new(node.dataplane.clone()),
-    )?);
+    let network = PairPodNetwork::open(config, Arc::new(node.dataplane.clone())).await?;
+    let network = Arc::new(network);
     let references = ApiReferences::new(node.client.clone());
     let config = pod_config(&node.args, &node.record, &node.facts);
     let (channels, manager) = Manager::start(config, network.clone(), Arc::new(references))
@@ -220,7 +220,7 @@ async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
 
 /// Takes away the networks of pods that the manager does not remember, before it hears of any pod: a crash came between
 /// forgetting the one and the other.
-async fn detach_strays(node: &Prepared, network: &VethPodNetwork) {
+async fn detach_strays(node: &Prepared, network: &PairPodNetwork) {
     let remembered = pod_config(&node.args, &node.record, &node.facts).pods_dir();
     for uid in network.pods() {
         if remembered.join(&uid).exists() {

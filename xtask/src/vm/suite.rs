@@ -24,13 +24,14 @@ use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, worksp
 /// The test programs that run unless others are named: all that depends on the kernel, and no more than an emulated CPU does
 /// in three minutes. Most of the time goes to verifying the programs anew for each test.
 /// Beside a program, what its tests' names must contain.
-const DEFAULT: [(&str, &str); 7] = [
+const DEFAULT: [(&str, &str); 8] = [
     ("verifier", ""),
     ("packets", ""),
     ("sockets", ""),
     ("socket_hooks", ""),
     ("alone", "benchmark"),
     ("containers", ""),
+    ("devices", ""),
     ("network", ""),
 ];
 /// In place of a name: all that there are.
@@ -46,14 +47,14 @@ const SINCE: [(&str, &str, (u32, u32)); 3] = [
 
 /// The test programs that depend on the kernel: all of the dataplane's, and these of the agent's.
 const DATAPLANE: &str = "dataplane/tests";
-const AGENT: [&str; 4] = ["bpffs", "containers", "lifecycle", "network"];
+const AGENT: [&str; 5] = ["bpffs", "containers", "devices", "lifecycle", "network"];
 
 /// Programs of ours that the tests start; building the tests builds them.
 const PROGRAMS: [&str; 2] = ["portolan-agent", "portolan-lb"];
 
 /// Programs of this machine that the tests start.
-const TOOLS: [&str; 9] = [
-    "bash", "ethtool", "ip", "ipvsadm", "nsenter", "ping", "sysctl", "tar", "tc",
+const TOOLS: [&str; 10] = [
+    "bash", "bridge", "ethtool", "ip", "ipvsadm", "nsenter", "ping", "sysctl", "tar", "tc",
 ];
 
 /// Files of this machine that the tests read: without certificates a client of registries does not even start.

@@ -49,6 +49,10 @@ const ROWS: &[Row] = &[
         source: Source::Fact("xdp-fragments"),
     },
     Row {
+        feature: "pods by netkit, else veth",
+        source: Source::Fact("netkit"),
+    },
+    Row {
         feature: "container limits: memory, with OOM kill",
         source: Source::Tests("containers", &["memory_limit_ends_in_oom_killed"]),
     },
