@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portolan_dataplane::{
+    Capacity,
     model::{Protocol, ReturnPath},
     report::Filter,
 };
@@ -100,6 +101,17 @@ pub struct RunArgs {
     /// Whether sockets of pods and of the node get their backend when they connect
     #[arg(long, value_enum, default_value_t)]
     pub socket_hooks: SocketHooks,
+    /// Service ports that the dataplane has room for [default: 16384]. This and the next two are settled when a node's
+    /// tables are made: they last until a teardown.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub max_services: Option<u32>,
+    /// Backends of all services that the dataplane has room for [default: 65536]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 20))]
+    pub max_backends: Option<u32>,
+    /// Flows of IPv4 that the dataplane has room for, and half as many of IPv6; best twice as many as are expected
+    /// \[default: 131072\]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1_024..=1 << 24))]
+    pub max_flows: Option<u32>,
     /// CPUs that pods may ask for [default: all]
     #[arg(long)]
     pub capacity_cpu: Option<u64>,
@@ -109,6 +121,23 @@ pub struct RunArgs {
     /// Processes and threads that one container may have.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(i64).range(16..))]
     pub container_pids: i64,
+}
+
+impl RunArgs {
+    /// The sizes of the dataplane's tables.
+    pub fn capacity(&self) -> Capacity {
+        let mut capacity = Capacity::default();
+        if let Some(services) = self.max_services {
+            capacity = capacity.with_services(services);
+        }
+        if let Some(backends) = self.max_backends {
+            capacity = capacity.with_backends(backends);
+        }
+        if let Some(flows) = self.max_flows {
+            capacity = capacity.with_flows(flows);
+        }
+        capacity
+    }
 }
 
 /// Whether sockets get their backend when they connect.
@@ -289,5 +318,28 @@ mod tests {
             panic!("not run");
         };
         assert_eq!(args.node_ips.len(), 2);
+        assert_eq!(args.capacity(), Capacity::default());
+    }
+
+    #[test]
+    fn the_sizes_of_tables_are_checked_before_anything_is_made() {
+        let run = "portolan-agent run --node-name n1 --server https://10.89.0.1:6443 --uplink eth0 --node-ip 10.89.0.11";
+        let parse = |more: &str| Cli::try_parse_from(format!("{run} {more}").split_whitespace());
+        let cli = parse("--max-services 10 --max-backends 1048575 --max-flows 4096").expect("fine");
+        let Command::Run(args) = cli.command else {
+            panic!("not run");
+        };
+        let capacity = args.capacity();
+        assert_eq!((capacity.services, capacity.backends), (10, 1_048_575));
+        assert_eq!((capacity.flows_v4, capacity.flows_v6), (4_096, 2_048));
+        for (bad, said) in [
+            ("--max-services 0", "0 is not in 1..=1048576"),
+            ("--max-backends 1048576", "1048576 is not in 1..1048576"),
+            ("--max-flows 1000", "1000 is not in 1024..=16777216"),
+            ("--max-flows -5", "unexpected argument"),
+        ] {
+            let error = parse(bad).expect_err(bad).to_string();
+            assert!(error.contains(said), "{bad}: {error}");
+        }
     }
 }

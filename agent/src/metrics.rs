@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use portolan_dataplane::model::{DropCount, EventCount, Service, ServiceCounters};
+use portolan_dataplane::model::{DropCount, EventCount, Service, ServiceCounters, TableUse};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub failed_services: usize,
     /// Pods on the node.
     pub pods: usize,
+    /// How full the dataplane's tables are.
+    pub tables: Vec<TableUse>,
 }
 
 /// Where measurements come from.
@@ -99,11 +101,17 @@ struct EventLabels {
     event: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabels {
+    table: String,
+}
+
 /// The page of a snapshot.
 pub fn page(snapshot: &Snapshot) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("portolan");
     register_services(&mut registry, snapshot);
     register_counts(&mut registry, snapshot);
+    register_tables(&mut registry, snapshot);
     register_state(&mut registry, snapshot);
     let mut page = String::new();
     encode(&mut page, &registry)?;
@@ -177,6 +185,29 @@ fn register_counts(registry: &mut Registry, snapshot: &Snapshot) {
     }
 }
 
+fn register_tables(registry: &mut Registry, snapshot: &Snapshot) {
+    let [used, capacity] = [
+        ("table_entries", "Entries of the dataplane's tables"),
+        (
+            "table_capacity",
+            "How many entries the dataplane's tables can hold",
+        ),
+    ]
+    .map(|(name, help)| {
+        let family = Family::<TableLabels, Gauge>::default();
+        registry.register(name, help, family.clone());
+        family
+    });
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    for table in &snapshot.tables {
+        let labels = TableLabels {
+            table: table.table.clone(),
+        };
+        used.get_or_create(&labels).set(number(table.used));
+        capacity.get_or_create(&labels).set(number(table.capacity));
+    }
+}
+
 fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     for (name, help, value) in [
@@ -240,6 +271,12 @@ mod tests {
             }],
             generation: 42,
             connected: true,
+            tables: vec![TableUse {
+                table: "flows_v4".to_owned(),
+                used: 17,
+                capacity: 1_024,
+                configured: None,
+            }],
             ..Snapshot::default()
         };
         let page = page(&snapshot).expect("a page");
@@ -248,6 +285,8 @@ mod tests {
             r#"portolan_service_resets_total{service="default/web:80/TCP",class="local"} 1"#,
             r#"portolan_drops_total{reason="no_backend"} 7"#,
             r#"portolan_events_total{event="xdp_forwarded"} 9"#,
+            r#"portolan_table_entries{table="flows_v4"} 17"#,
+            r#"portolan_table_capacity{table="flows_v4"} 1024"#,
             "portolan_routes_generation 42",
             "portolan_routes_connected 1",
             "# EOF",

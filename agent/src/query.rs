@@ -107,6 +107,14 @@ fn sockets_words(sockets: &Value) -> String {
     }
 }
 
+fn fill_words(table: &Value) -> String {
+    let fill = format!("{} of {}", text(&table["used"]), text(&table["capacity"]));
+    match table["configured"].as_u64() {
+        Some(configured) => format!("{fill} ({configured} once they are made anew)"),
+        None => fill,
+    }
+}
+
 fn device_words(device: &Value) -> String {
     let kind = text(&device["kind"]);
     match device["fallback"].as_str() {
@@ -133,6 +141,9 @@ fn status_text(status: &Value) -> String {
     line("pod network", text(&status["pod_network"]));
     line("pod device", device_words(&status["pod_device"]));
     line("sockets", sockets_words(&status["sockets"]));
+    for table in status["tables"].as_array().into_iter().flatten() {
+        line(&text(&table["table"]), fill_words(table));
+    }
     let adopted = text(&status["adopted"]);
     line(
         "adopted",
@@ -422,7 +433,9 @@ mod tests {
     fn status_names_what_was_adopted() {
         let status = json!({
             "node": "n1", "pid": 7, "connected": false, "generation": 42, "xdp": "native",
-            "tc": "clsact", "sockets": {"state": "attached", "cgroup": "/sys/fs/cgroup"}, "adopted": 12, "adoption_ms": 84, "pods": []
+            "tc": "clsact", "sockets": {"state": "attached", "cgroup": "/sys/fs/cgroup"}, "adopted": 12, "adoption_ms": 84, "pods": [],
+            "pod_network": "vxlan", "pod_device": {"kind": "veth", "fallback": "create netkit pair: no"},
+            "tables": [{"table": "services", "used": 3, "capacity": 16, "configured": 32}]
         });
         let shown = status_text(&status);
         assert!(
@@ -430,6 +443,15 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("not connected"), "{shown}");
+        assert!(shown.contains("pod network   vxlan\n"), "{shown}");
+        assert!(
+            shown.contains("pod device    veth, since there is no netkit: create netkit pair: no"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("services      3 of 16 (32 once they are made anew)"),
+            "{shown}"
+        );
         assert!(shown.contains("tc            clsact"), "{shown}");
         assert!(
             shown.contains("sockets       attached to /sys/fs/cgroup"),

@@ -19,7 +19,7 @@ use portolan_dataplane::{
     local_share::BackendLoad,
     model::{
         DropCount, EventCount, Flow, Locality, Protocol, ReturnPath, Service, ServiceCounters,
-        ServiceName,
+        ServiceName, TableUse,
     },
     report::PacketReport,
 };
@@ -135,6 +135,10 @@ impl Maps for FakeMaps {
     }
 
     fn describe(&self, _observed: &Observed) -> Vec<PacketReport> {
+        Vec::new()
+    }
+
+    fn tables(&self) -> Vec<TableUse> {
         Vec::new()
     }
 

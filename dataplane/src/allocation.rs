@@ -41,6 +41,11 @@ impl Ids {
         }
     }
 
+    /// How many numbers are used.
+    pub fn used(&self) -> usize {
+        self.used.iter().filter(|used| **used).count()
+    }
+
     /// How many numbers there are in all.
     pub fn bound(&self) -> u32 {
         u32::try_from(self.used.len()).unwrap_or(u32::MAX)
@@ -64,6 +69,11 @@ impl Lines {
             by_length: BTreeSet::from([(total, 0)]),
             total,
         }
+    }
+
+    /// How many lines are used.
+    pub fn used(&self) -> u32 {
+        self.total - self.free.values().sum::<u32>()
     }
 
     /// How many lines there are in all.

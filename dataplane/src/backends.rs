@@ -101,6 +101,11 @@ impl Backends {
         }
     }
 
+    /// How many ids are given out, and how many there are.
+    pub fn fill(&self) -> (usize, u32) {
+        (self.ids.used(), self.ids.bound())
+    }
+
     /// Every backend of every service that may get new flows, by service id.
     pub fn live(&self, maps: &Maps) -> BTreeMap<u32, Vec<model::Backend>> {
         let mut live: BTreeMap<u32, Vec<model::Backend>> = BTreeMap::new();

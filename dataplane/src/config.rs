@@ -31,6 +31,32 @@ pub struct Capacity {
     pub sockets: u32,
 }
 
+impl Capacity {
+    /// Tables for so many service ports, each with up to four frontends of a family.
+    #[must_use]
+    pub fn with_services(mut self, services: u32) -> Self {
+        self.services = services;
+        self.frontends = services.saturating_mul(4);
+        self
+    }
+
+    /// Tables for so many backends, each in one or two of the tables of choices.
+    #[must_use]
+    pub fn with_backends(mut self, backends: u32) -> Self {
+        self.backends = backends;
+        self.choice_lines = backends.max(16);
+        self
+    }
+
+    /// Tables for so many flows of IPv4, and half as many of IPv6; rounded up to powers of two.
+    #[must_use]
+    pub fn with_flows(mut self, flows: u32) -> Self {
+        self.flows_v4 = flows;
+        self.flows_v6 = flows / 2;
+        self
+    }
+}
+
 impl Default for Capacity {
     fn default() -> Self {
         Self {

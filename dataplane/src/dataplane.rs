@@ -334,6 +334,24 @@ impl Dataplane {
         self.services.balance(&self.maps, loads, connections, now);
     }
 
+    /// How full the tables are that the flows and services of a node fill; flows as the last sweep counted them.
+    pub fn tables(&self) -> Vec<model::TableUse> {
+        let by_table = self
+            .census
+            .as_ref()
+            .map_or([0; 4], |census| census.by_table);
+        view::tables(
+            &self.maps,
+            &self.config.capacity,
+            by_table,
+            [
+                self.services.fill()[0],
+                self.services.fill()[1],
+                self.backends.fill(),
+            ],
+        )
+    }
+
     /// Every flow in the tables.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
         Ok(flows::list(&self.maps, &self.services.names()))

@@ -74,6 +74,8 @@ pub struct Census {
     open: Vec<u32>,
     pub live: u64,
     pub expired: u64,
+    /// How many flows are in each of the tables: of IPv4, of IPv6, and of both those that have a port of the node's.
+    pub by_table: [u64; 4],
 }
 
 impl Census {
@@ -107,11 +109,18 @@ pub fn sweep(maps: &Maps) -> Census {
         open: vec![0; ids],
         live: 0,
         expired: 0,
+        by_table: [0; 4],
     };
+    let mut before = 0;
+    let mut since = |census: &Census| census.live - std::mem::replace(&mut before, census.live);
     sweep_table(&maps.flows_v4, &mut census);
+    census.by_table[0] = since(&census);
     sweep_table(&maps.flows_v6, &mut census);
+    census.by_table[1] = since(&census);
     sweep_table(&maps.source_nat_v4, &mut census);
+    census.by_table[2] = since(&census);
     sweep_table(&maps.source_nat_v6, &mut census);
+    census.by_table[3] = since(&census);
     translations::each_backend(maps, |id| census.note(id as usize, 1));
     census
 }

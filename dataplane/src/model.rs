@@ -316,6 +316,20 @@ pub struct Flow {
     pub state: String,
 }
 
+/// How full a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUse {
+    /// What it holds.
+    pub table: String,
+    /// How many it holds.
+    pub used: u64,
+    /// How many it can hold.
+    pub capacity: u64,
+    /// How many it is to hold, if that is not what it was made for: that needs a teardown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<u64>,
+}
+
 /// How often packets were dropped for one reason, summed over CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {

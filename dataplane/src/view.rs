@@ -4,12 +4,14 @@ use std::{fs, io, path::Path};
 
 use serde::Serialize;
 
+use portolan_abi::flow::SLOTS;
+
 use crate::{
-    Error, Observed,
+    Capacity, Error, Observed,
     backends::Backends,
     flows,
     maps::{Maps, failed, names},
-    model::{DropCount, EventCount, Flow, Service, ServiceCounters},
+    model::{DropCount, EventCount, Flow, Service, ServiceCounters, TableUse},
     node::check_pins,
     programs::{self, LINKS},
     report::{self, PacketReport},
@@ -148,4 +150,47 @@ pub fn describe(maps: &Maps, services: &Services, observed: &Observed) -> Vec<Pa
     let names = services.names();
     let in_words = |report| report::in_words(report, maps, &names);
     observed.0.iter().map(in_words).collect()
+}
+
+/// How full tables are: `flows` as [`flows::Census::by_table`] has them, `others` are services, choices and backends.
+pub fn tables(
+    maps: &Maps,
+    wanted: &Capacity,
+    flows: [u64; 4],
+    others: [(usize, u32); 3],
+) -> Vec<TableUse> {
+    let slots = |buckets: u32| u64::from(buckets) * u64::from(SLOTS);
+    let of_flows = [
+        ("flows_v4", maps.flows_v4.len(), Some(wanted.flows_v4)),
+        ("flows_v6", maps.flows_v6.len(), Some(wanted.flows_v6)),
+        ("source_nat_v4", maps.source_nat_v4.len(), None),
+        ("source_nat_v6", maps.source_nat_v6.len(), None),
+    ];
+    let of_flows = of_flows.into_iter().zip(flows);
+    let of_flows = of_flows.map(|((table, buckets, wanted), used)| {
+        let wanted = wanted.map(|flows| u64::from(flows.next_power_of_two().max(SLOTS)));
+        (table, used, slots(buckets), wanted)
+    });
+    let names = [
+        ("services", wanted.services),
+        ("choices", wanted.choice_lines),
+        ("backends", wanted.backends),
+    ];
+    let others = names.into_iter().zip(others);
+    let others = others.map(|((table, wanted), (used, capacity))| {
+        (
+            table,
+            used as u64,
+            u64::from(capacity),
+            Some(u64::from(wanted)),
+        )
+    });
+    let all = others.chain(of_flows);
+    all.map(|(table, used, capacity, wanted)| TableUse {
+        table: table.to_owned(),
+        used,
+        capacity,
+        configured: wanted.filter(|wanted| *wanted != capacity),
+    })
+    .collect()
 }

@@ -9,7 +9,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, TcMode, XdpMode};
+use portolan_dataplane::model::{Service, ServiceCounters, ServiceName, TableUse, TcMode, XdpMode};
 use portolan_dataplane::report::Filter;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,8 @@ pub struct AgentStatus {
     pub generation: u64,
     /// Services whose newest version the maps refused.
     pub failed_services: usize,
+    /// How full the dataplane's tables are.
+    pub tables: Vec<TableUse>,
     /// The node's own addresses.
     pub addresses: Vec<IpAddr>,
     /// The pods.

@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use portolan_dataplane::{
     Dataplane, Error, Observed, PodInterface, Swept,
     local_share::BackendLoad,
-    model::{DropCount, EventCount, Flow, Network, Service, ServiceCounters, ServiceName},
+    model::{
+        DropCount, EventCount, Flow, Network, Service, ServiceCounters, ServiceName, TableUse,
+    },
     report::PacketReport,
 };
 use tokio::sync::oneshot;
@@ -54,6 +56,8 @@ pub trait Maps: Send + 'static {
     fn describe(&self, observed: &Observed) -> Vec<PacketReport>;
     /// See [`Dataplane::sweep`].
     fn sweep(&mut self) -> Result<Swept, Error>;
+    /// See [`Dataplane::tables`].
+    fn tables(&self) -> Vec<TableUse>;
     /// See [`Dataplane::balance`].
     fn balance(&mut self, loads: &BTreeMap<IpAddr, BackendLoad>, now: Duration);
 }
@@ -113,6 +117,10 @@ impl Maps for Dataplane {
 
     fn sweep(&mut self) -> Result<Swept, Error> {
         Dataplane::sweep(self)
+    }
+
+    fn tables(&self) -> Vec<TableUse> {
+        Dataplane::tables(self)
     }
 
     fn balance(&mut self, loads: &BTreeMap<IpAddr, BackendLoad>, now: Duration) {

@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::Arc};
 
 use async_trait::async_trait;
 use portolan_dataplane::{
-    model::{Service, ServiceCounters, TcMode, XdpMode},
+    model::{Service, ServiceCounters, TableUse, TcMode, XdpMode},
     report::Filter,
 };
 use serde::Serialize;
@@ -38,7 +38,10 @@ pub struct NodeAnswers {
 impl Answers for NodeAnswers {
     async fn answer(&self, request: Request) -> Result<Value, String> {
         match request {
-            Request::Status => encode(&self.status()),
+            Request::Status => {
+                let tables = self.read(|maps| Ok(maps.tables())).await?;
+                encode(&self.status(tables))
+            }
             Request::Services => {
                 let services = self.read(|maps| maps.services()).await?;
                 encode(&self.reports(services))
@@ -56,9 +59,12 @@ impl Answers for NodeAnswers {
 #[async_trait]
 impl Source for NodeAnswers {
     async fn snapshot(&self) -> Result<Snapshot, String> {
-        let status = self.status();
-        let counted = self.read(|maps| Ok((maps.services()?, maps.drops()?, maps.events()?)));
-        let (services, drops, events) = counted.await?;
+        let counted = self.read(|maps| {
+            let counts = (maps.services()?, maps.drops()?, maps.events()?);
+            Ok((counts, maps.tables()))
+        });
+        let ((services, drops, events), tables) = counted.await?;
+        let status = self.status(tables);
         Ok(Snapshot {
             services,
             drops,
@@ -67,6 +73,7 @@ impl Source for NodeAnswers {
             connected: status.connected,
             failed_services: status.failed_services,
             pods: status.pods.len(),
+            tables: status.tables,
         })
     }
 }
@@ -101,7 +108,7 @@ impl NodeAnswers {
         reports
     }
 
-    fn status(&self) -> AgentStatus {
+    fn status(&self, tables: Vec<TableUse>) -> AgentStatus {
         let adoption = self.manager.adoption();
         let routes = self.routes.borrow().clone();
         AgentStatus {
@@ -119,6 +126,7 @@ impl NodeAnswers {
             epoch: routes.epoch,
             generation: routes.generation,
             failed_services: routes.failures.len(),
+            tables,
             addresses: self.record.node_addresses.clone(),
             pods: self.manager.snapshot(),
         }

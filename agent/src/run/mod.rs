@@ -368,6 +368,7 @@ fn open_dataplane(
         args.node_ips.clone(),
     );
     config.masquerade = args.masquerade;
+    config.capacity = args.capacity();
     let uplink = args.uplink.clone();
     let hooks = sockets::prepare(args.socket_hooks, &record.cgroup_root);
     let started = DataplaneThread::start(move || {

@@ -135,6 +135,15 @@ impl Services {
             .map(|installed| (installed.id, &installed.wanted))
     }
 
+    /// How many services and lines of choices there are, each beside how many there can be.
+    pub fn fill(&self) -> [(usize, u32); 2] {
+        let lines = self.lines.used() as usize;
+        [
+            (self.installed.len(), self.ids.bound()),
+            (lines, self.lines.total()),
+        ]
+    }
+
     /// How long services with session affinity keep a client, by their ids.
     pub fn affinities(&self) -> HashMap<u32, u32> {
         self.iter()
