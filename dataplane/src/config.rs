@@ -44,7 +44,7 @@ impl Capacity {
     #[must_use]
     pub fn with_backends(mut self, backends: u32) -> Self {
         self.backends = backends;
-        self.choice_lines = backends.max(16);
+        self.choice_lines = backends.max(64);
         self
     }
 
