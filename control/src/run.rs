@@ -164,7 +164,8 @@ impl Plane {
         let health = Health::default();
         let agents = Agents::new(&authority)?;
         let ready = Readiness::new(&health, authority);
-        let server = Server::new(Arc::clone(&engine.engine), health, agents);
+        let programming = Arc::clone(publisher.programming());
+        let server = Server::new(Arc::clone(&engine.engine), health, agents, programming);
         let serving = http::serve(listeners, tls, server, services, shutdown.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(routing::run(Arc::clone(&api), publisher));

@@ -54,6 +54,11 @@
 //! the uplink is answered by "fragmentation needed" or "packet too big". The first node keeps a slot a flow, so that a flow
 //! stays where it is when the tables change; a slot that was lost is made again by the same hash.
 //!
+//! # A tunnel between nodes
+//! With [`Dataplane::set_tunnel`], what is for pods of other nodes leaves by that interface (a VXLAN device that the caller
+//! makes and routes to), and what comes out of it is seen as what comes in at the uplink. Pods' addresses show nowhere else:
+//! what pods send to other nodes themselves goes through it, too. Encapsulated packets are taken from nodes only.
+//!
 //! # Kernels without tcx
 //! Where a kernel has no tcx (before 6.6), the same programs are filters of a clsact qdisc, replaced as atomically; the log
 //! says so once, [`Dataplane::tc_mode`] always. Before 5.18, XDP takes no packets that lie in several buffers.

@@ -15,7 +15,7 @@ use super::negotiate::{self, Form, Shape};
 use super::query::Parameters;
 use super::route::{self, Route};
 use super::table::Include;
-use super::{Server, body, discovery, health, identity, openapi, respond, streams, table};
+use super::{Server, body, discovery, health, identity, metrics, openapi, respond, streams, table};
 use crate::api::rbac::Action;
 use crate::api::{Api, Caller, ObjectKey, PatchKind, Status, WriteOptions, managed};
 use crate::resource::{Faults, Path, Resource, schema};
@@ -105,6 +105,7 @@ async fn try_handle(
                 None => exchange.subresource(&row, &key, &subresource, body).await,
             },
         },
+        Route::Metrics => Ok(metrics::answer(&server.programming.latency())),
         other => exchange.document(&other),
     }
 }

@@ -8,6 +8,7 @@ mod handlers;
 mod health;
 mod identity;
 mod listing;
+mod metrics;
 mod negotiate;
 mod openapi;
 mod query;
@@ -23,6 +24,7 @@ pub use streams::agents::Agents;
 use std::sync::Arc;
 
 use crate::api::engine::Engine;
+use crate::routing::Programming;
 
 /// What answers requests.
 #[derive(Clone)]
@@ -33,16 +35,24 @@ pub struct Server {
     pub health: Health,
     /// The nodes' agents.
     pub agents: Agents,
+    /// What is known of how soon nodes have their routes.
+    pub programming: Arc<Programming>,
     documents: openapi::Documents,
 }
 
 impl Server {
     /// A server of an engine.
-    pub fn new(engine: Arc<Engine>, health: Health, agents: Agents) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        health: Health,
+        agents: Agents,
+        programming: Arc<Programming>,
+    ) -> Self {
         Self {
             engine,
             health,
             agents,
+            programming,
             documents: openapi::Documents::default(),
         }
     }

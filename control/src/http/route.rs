@@ -11,6 +11,8 @@ pub enum Route {
     Index,
     /// "/livez", "/readyz", "/healthz", or one check of it.
     Health(String, Option<String>),
+    /// "/metrics".
+    Metrics,
     /// "/version".
     Version,
     /// "/api".
@@ -52,6 +54,7 @@ pub fn find(path: &str, table: &Table) -> Option<Route> {
             (*health).to_owned(),
             Some((*check).to_owned()),
         )),
+        ["metrics"] => Some(Route::Metrics),
         ["version"] => Some(Route::Version),
         ["api"] => Some(Route::CoreVersions),
         ["apis"] => Some(Route::Groups),

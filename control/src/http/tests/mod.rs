@@ -63,7 +63,12 @@ pub async fn cluster() -> Cluster {
     let address = listener.local_addr().expect("an address");
     let health = Health::default();
     let agents = Agents::new(&authority).expect("a client of agents");
-    let server = Server::new(running.engine.clone(), health.clone(), agents);
+    let server = Server::new(
+        running.engine.clone(),
+        health.clone(),
+        agents,
+        Arc::default(),
+    );
     let serving = async move {
         let (listeners, tls, stop) = (vec![listener], Arc::new(config), CancellationToken::new());
         let ended = serve(listeners, tls, server, axum::Router::new(), stop).await;
