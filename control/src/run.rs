@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allocation::admission::ServiceAdmission;
 use crate::allocation::{Allocations, Ranges};
+use crate::api::account::AccountAdmission;
 use crate::api::engine::{self, Engine};
 use crate::api::{Api, Status};
 use crate::bootstrap::{self, Cluster};
@@ -150,8 +151,12 @@ impl Plane {
         };
         let seed = u64::from_le_bytes(random::bytes());
         let allocations = Allocations::new(&store, &ranges, seed);
-        let admissions = vec![ServiceAdmission::new(Arc::clone(&allocations)) as _];
-        let engine = Engine::start(Arc::clone(&store), admissions).await?;
+        let root = authority.certificate_pem().to_owned();
+        let admissions = vec![
+            ServiceAdmission::new(Arc::clone(&allocations)) as _,
+            AccountAdmission::new(Arc::clone(&store)) as _,
+        ];
+        let engine = Engine::start_with(Arc::clone(&store), admissions, Some(root)).await?;
         let api: Arc<dyn Api> = Arc::clone(&engine.engine) as _;
         let publisher = Arc::new(Publisher::new(&random::word(EPOCH_LENGTH)));
         let services = grpc::router(grpc::Services {

@@ -30,6 +30,8 @@ pub struct Engine {
     pub(super) cache: Cache,
     pub(super) admissions: Vec<Arc<dyn Admission>>,
     pub(super) tokens: TokenKey,
+    /// The cluster's certificate, which every namespace holds for its pods.
+    pub(super) root: Option<String>,
     pub(super) clock: fn() -> Timestamp,
 }
 
@@ -46,6 +48,15 @@ impl Engine {
         store: Arc<dyn Store>,
         admissions: Vec<Arc<dyn Admission>>,
     ) -> Result<Running, Status> {
+        Self::start_with(store, admissions, None).await
+    }
+
+    /// The same, with the cluster's certificate in PEM for every namespace.
+    pub async fn start_with(
+        store: Arc<dyn Store>,
+        admissions: Vec<Arc<dyn Admission>>,
+        root: Option<String>,
+    ) -> Result<Running, Status> {
         let table = Arc::new(Table::built_in());
         let cache = Cache::start(store.clone(), &table).await?;
         let tokens = TokenKey::load(&*store)
@@ -57,6 +68,7 @@ impl Engine {
             cache,
             admissions,
             tokens,
+            root,
             clock: Timestamp::now,
         });
         let namespaces = tokio::spawn(namespaces::run(engine.clone()));

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
+pub mod account;
 pub mod admission;
 mod apply;
 mod authorize;

@@ -1,4 +1,5 @@
-//! Namespaces: new objects need one that lives; one that is deleted is cleared first; each has a default service account.
+//! Namespaces: new objects need one that lives; one that is deleted is cleared first; each has a default service account and
+//! the cluster's certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,12 @@ use serde_json::json;
 
 use super::engine::Engine;
 use super::watch::Delivery;
-use super::{Api, Caller, DeleteOptions, ListOptions, ObjectKey, Status, WriteOptions, meta};
+use super::{
+    Api, Caller, DeleteOptions, ListOptions, ObjectKey, ResourceId, Status, WriteOptions, account,
+    meta,
+};
 use crate::resource::Resource;
-use crate::resource::rows::{NAMESPACES, SERVICE_ACCOUNTS};
+use crate::resource::rows::{CONFIG_MAPS, NAMESPACES, SERVICE_ACCOUNTS};
 
 /// The entry of spec.finalizers that holds a namespace until it is cleared.
 const FINALIZER: &str = "kubernetes";
@@ -83,19 +87,36 @@ impl Engine {
         Ok(!left)
     }
 
+    /// Makes what every namespace has, where it is missing.
+    async fn ensure(
+        &self,
+        caller: &Caller,
+        resource: ResourceId,
+        namespace: &str,
+        object: serde_json::Value,
+    ) -> Result<(), Status> {
+        let options = WriteOptions::default();
+        let made = self
+            .create(caller, resource, Some(namespace), object, &options)
+            .await;
+        match made {
+            Err(status) if !status.is_already_exists() => Err(status),
+            _ => Ok(()),
+        }
+    }
+
     /// One look at a namespace: true when there is nothing more to do for it.
     async fn tend(&self, caller: &Caller, namespace: &serde_json::Value) -> Result<bool, Status> {
         let name = meta::name(namespace);
         let options = WriteOptions::default();
         if !meta::is_terminating(namespace) {
             let account = json!({"metadata": {"name": DEFAULT_ACCOUNT}});
-            let made = self
-                .create(caller, SERVICE_ACCOUNTS, Some(name), account, &options)
-                .await;
-            return match made {
-                Err(status) if !status.is_already_exists() => Err(status),
-                _ => Ok(true),
-            };
+            self.ensure(caller, SERVICE_ACCOUNTS, name, account).await?;
+            if let Some(root) = &self.root {
+                let map = json!({"metadata": {"name": account::ROOT}, "data": {"ca.crt": root}});
+                self.ensure(caller, CONFIG_MAPS, name, map).await?;
+            }
+            return Ok(true);
         }
         if !self.clear(caller, name).await? {
             return Ok(false);

@@ -218,7 +218,7 @@ fn start_agents(run: &Run<'_>) -> Result<Vec<(String, ProcessId)>> {
 
 fn apply_demo(run: &Run<'_>) -> Result<()> {
     let manifest = run.workspace.root().join("tests/manifests/demo.yaml");
-    // Admission needs the namespace's default ServiceAccount on no cluster of ours, so this works at once.
+    // Admission waits for the default ServiceAccount of a namespace, so this works at once.
     command::output(
         run.cluster
             .kubectl(run.workspace)?
