@@ -118,6 +118,9 @@ pub struct RunArgs {
     /// Bytes of memory that pods may ask for [default: all]
     #[arg(long)]
     pub capacity_memory: Option<u64>,
+    /// Names the resolvers for what is not of the cluster.
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Processes and threads that one container may have.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(i64).range(16..))]
     pub container_pids: i64,

@@ -30,6 +30,7 @@ pub mod image;
 pub mod join;
 pub mod lock;
 pub mod metrics;
+pub mod names;
 pub mod network;
 pub mod pod;
 pub mod query;

@@ -261,6 +261,7 @@ impl Control {
                 node: "n1".to_owned(),
                 zone: String::new(),
                 return_path: ReturnPath::default(),
+                name_server: Vec::new(),
             },
             state_dir: state.to_owned(),
         };
@@ -389,6 +390,7 @@ async fn the_stored_table_serves_until_control_speaks_and_then_leftovers_go() {
         node: "n1".to_owned(),
         zone: String::new(),
         return_path: ReturnPath::default(),
+        name_server: Vec::new(),
     };
     leftover
         .upsert(&stray.seen_from(&here, &BTreeMap::new()))

@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct Cluster {
     /// The Service's address, if the range has one to give.
     service_address: Option<IpAddr>,
+    /// The name server's.
+    names_address: Option<IpAddr>,
     /// Addresses of the API server that pods can reach, of the Service's family.
     endpoints: Vec<IpAddr>,
     port: u16,
@@ -43,6 +45,7 @@ impl Cluster {
         });
         Self {
             service_address,
+            names_address: options.service_cidr.first().and_then(names_address),
             endpoints: reachable.collect(),
             port,
         }
@@ -56,6 +59,14 @@ fn first_addresses(options: &Serve) -> impl Iterator<Item = IpAddr> {
         // An IPv6 range counts its own first address as a host's; a Service does not get that one.
         IpNet::V6(cidr) => cidr.hosts().nth(1).map(IpAddr::V6),
     })
+}
+
+/// The tenth address of a service range, where installers of Kubernetes put the name server.
+fn names_address(cidr: &IpNet) -> Option<IpAddr> {
+    match cidr {
+        IpNet::V4(cidr) => cidr.hosts().nth(9).map(IpAddr::V4),
+        IpNet::V6(cidr) => cidr.hosts().nth(10).map(IpAddr::V6),
+    }
 }
 
 /// Every name and address that the server's certificate has to be good for.
@@ -99,6 +110,7 @@ async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
         create(api, resource, None, object).await?;
     }
     create(api, SERVICES, Some("default"), service(cluster)).await?;
+    create(api, SERVICES, Some("kube-system"), name_server(cluster)).await?;
     if cluster.endpoints.is_empty() {
         tracing::info!(
             "no advertised address is reachable by pods; kubernetes.default has no endpoints"
@@ -128,6 +140,31 @@ fn service(cluster: &Cluster) -> Value {
         },
     });
     if let Some(address) = cluster.service_address {
+        service["spec"]["clusterIP"] = address.to_string().into();
+    }
+    service
+}
+
+/// Where pods ask for names. It has no endpoints: every node answers by itself.
+fn name_server(cluster: &Cluster) -> Value {
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true" },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP" },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
+            ],
+        },
+    });
+    if let Some(address) = cluster.names_address {
         service["spec"]["clusterIP"] = address.to_string().into();
     }
     service

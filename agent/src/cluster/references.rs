@@ -3,22 +3,26 @@
 use async_trait::async_trait;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest as Asked, TokenRequestSpec},
-    core::v1::{ConfigMap, Secret, ServiceAccount},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret, ServiceAccount},
 };
 use kube::{Api, Client, api::PostParams};
 
 use super::{ClusterError, request};
-use crate::pod::{PodRef, ReferenceError, References, Token, TokenRequest};
+use crate::{
+    names::Names,
+    pod::{PodRef, ReferenceError, References, Token, TokenRequest},
+};
 
 /// Reads references from the API. A container that starts later sees what is there then, as with kubelet.
 pub struct ApiReferences {
     client: Client,
+    names: Names,
 }
 
 impl ApiReferences {
-    /// Over a client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Over a client; names are followed already.
+    pub fn new(client: Client, names: Names) -> Self {
+        Self { client, names }
     }
 }
 
@@ -38,6 +42,33 @@ impl References for ApiReferences {
         request("get secret", &object, api.get(name))
             .await
             .map_err(|error| reference_error("secret", name, error))
+    }
+
+    async fn claimed(
+        &self,
+        namespace: &str,
+        claim: &str,
+    ) -> Result<PersistentVolume, ReferenceError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        let object = format!("{namespace}/{claim}");
+        let found = request("get persistentvolumeclaim", &object, api.get(claim))
+            .await
+            .map_err(|error| reference_error("persistentvolumeclaim", claim, error))?;
+        let bound = found
+            .status
+            .is_some_and(|status| status.phase.as_deref() == Some("Bound"));
+        let name = found.spec.and_then(|spec| spec.volume_name);
+        let name = name
+            .filter(|_| bound)
+            .ok_or_else(|| ReferenceError::Unbound(claim.to_owned()))?;
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        request("get persistentvolume", &name, api.get(&name))
+            .await
+            .map_err(|error| reference_error("persistentvolume", &name, error))
+    }
+
+    fn names(&self) -> Names {
+        self.names.clone()
     }
 
     async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError> {

@@ -29,9 +29,13 @@ impl Worker {
     }
 
     /// The pod is failed, whatever its containers do.
-    fn fail(&mut self, reason: &'static str, message: String) {
-        self.node
-            .event(&self.me, EventSeverity::Normal, reason, message.clone());
+    pub(super) fn fail(&mut self, reason: &'static str, message: String) {
+        let severity = if reason == "Evicted" {
+            EventSeverity::Warning
+        } else {
+            EventSeverity::Normal
+        };
+        self.node.event(&self.me, severity, reason, message.clone());
         for own in self.record.containers.values_mut() {
             own.waiting = None;
         }

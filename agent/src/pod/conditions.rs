@@ -56,7 +56,7 @@ pub fn conditions(pod: &Pod, record: &PodRecord, phase: &str, now: Timestamp) ->
         },
         Verdict {
             kind: OURS[2],
-            ..containers_ready(spec, record, phase)
+            ..through_gates(pod, containers_ready(spec, record, phase))
         },
         ready,
         verdict(OURS[4], true),
@@ -121,6 +121,39 @@ fn containers_ready(spec: &PodSpec, record: &PodRecord, phase: &str) -> Verdict 
     }
 }
 
+/// A pod whose containers are ready is so once all conditions hold that it names as its gates.
+fn through_gates(pod: &Pod, ready: Verdict) -> Verdict {
+    let spec = pod.spec.as_ref();
+    let gates = spec.and_then(|spec| spec.readiness_gates.as_ref());
+    let told = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let mut closed = Vec::new();
+    for gate in gates.into_iter().flatten() {
+        let kind = &gate.condition_type;
+        let mut conditions = told.into_iter().flatten();
+        match conditions.find(|condition| condition.type_ == *kind) {
+            Some(condition) if condition.status == "True" => {}
+            Some(_) => closed.push(format!(
+                "the status of pod readiness gate \"{kind}\" is not \"True\", but False"
+            )),
+            None => closed.push(format!(
+                "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+            )),
+        }
+    }
+    if !ready.holds || closed.is_empty() {
+        return ready;
+    }
+    Verdict {
+        kind: ready.kind,
+        holds: false,
+        reason: Some("ReadinessGatesNotReady"),
+        message: Some(closed.join(", ")),
+    }
+}
+
 /// A condition keeps its transition time for as long as its status does.
 fn dated(verdict: Verdict, pod: &Pod, record: &PodRecord, now: Timestamp) -> PodCondition {
     let status = if verdict.holds { "True" } else { "False" };
@@ -143,5 +176,38 @@ fn dated(verdict: Verdict, pod: &Pod, record: &PodRecord, now: Timestamp) -> Pod
         status: status.into(),
         type_: verdict.kind.into(),
         ..PodCondition::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn gates_hold_a_ready_pod_back() {
+        let verdict_of = |conditions: serde_json::Value| {
+            let pod = json!({
+                "spec": { "containers": [], "readinessGates": [{ "conditionType": "example.org/in" }] },
+                "status": { "conditions": conditions },
+            });
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            let record = PodRecord::new(Timestamp::UNIX_EPOCH);
+            let all = super::conditions(&pod, &record, "Running", Timestamp::UNIX_EPOCH);
+            let ready = all
+                .into_iter()
+                .find(|own| own.type_ == "Ready")
+                .expect("Ready");
+            (ready.status, ready.reason)
+        };
+        let told = |status: &str| json!([{ "type": "example.org/in", "status": status }]);
+        let closed = (
+            "False".to_owned(),
+            Some("ReadinessGatesNotReady".to_owned()),
+        );
+        assert_eq!(verdict_of(json!([])), closed);
+        assert_eq!(verdict_of(told("False")), closed);
+        assert_eq!(verdict_of(told("True")), ("True".to_owned(), None));
     }
 }

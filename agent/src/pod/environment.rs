@@ -28,6 +28,9 @@ pub enum EnvironmentError {
         /// metadata.name.
         name: String,
     },
+    /// What no process can be given.
+    #[error("environment variable {0} contains a nul byte")]
+    Nul(String),
     /// A field that no pod has.
     #[error("unsupported fieldPath: {0}")]
     Field(String),
@@ -61,8 +64,15 @@ pub async fn environment(
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         all.set(name, value.to_owned());
     }
-    // Only the pod's own variables are expanded into others.
+    // The image's variables are not expanded into others.
     let mut own = BTreeMap::new();
+    let namespace = facts.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let spec = facts.pod.spec.as_ref();
+    let all_services = spec.and_then(|spec| spec.enable_service_links) != Some(false);
+    for (name, value) in references.names().variables(namespace, all_services) {
+        own.insert(name.clone(), value.clone());
+        all.set(&name, value);
+    }
     for source in container.env_from.iter().flatten() {
         for (name, value) in bulk(source, facts.pod, references).await? {
             own.insert(name.clone(), value.clone());
@@ -75,6 +85,9 @@ pub async fn environment(
         };
         own.insert(variable.name.clone(), value.clone());
         all.set(&variable.name, value);
+    }
+    if let Some((name, _)) = all.0.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(EnvironmentError::Nul(name.clone()));
     }
     Ok(all
         .0

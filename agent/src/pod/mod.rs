@@ -60,6 +60,8 @@ pub struct Config {
     pub node_name: String,
     /// status.hostIPs, IPv4 first.
     pub node_addresses: Vec<IpAddr>,
+    /// The node's resolv.conf(5): pods whose dnsPolicy is Default see what it says.
+    pub resolv_conf: PathBuf,
     /// What `resourceFieldRef: limits.*` means for a container without limits.
     pub capacity: Capacity,
     /// The program that has the `shim` subcommand: [`Config::SELF`], except in tests.

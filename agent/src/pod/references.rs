@@ -3,9 +3,10 @@
 use std::error::Error;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Secret};
 
 use super::{PodRef, Token, TokenRequest};
+use crate::names::Names;
 
 /// Reads what pods refer to; `cluster` implements it over the API, tests over a map.
 #[async_trait]
@@ -15,6 +16,16 @@ pub trait References: Send + Sync + 'static {
 
     /// A Secret of the pod's namespace.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, ReferenceError>;
+
+    /// The volume that a claim of the pod's namespace is bound to.
+    async fn claimed(
+        &self,
+        namespace: &str,
+        claim: &str,
+    ) -> Result<PersistentVolume, ReferenceError>;
+
+    /// The cluster's Services.
+    fn names(&self) -> Names;
 
     /// A token of the pod's service account, bound to the pod.
     async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError>;
@@ -31,6 +42,9 @@ pub enum ReferenceError {
         /// metadata.name.
         name: String,
     },
+    /// It waits for a volume.
+    #[error("persistentvolumeclaim \"{0}\" is not bound")]
+    Unbound(String),
     /// The control plane did not answer; tried again later.
     #[error("failed to read {kind} \"{name}\": {source}")]
     Unavailable {

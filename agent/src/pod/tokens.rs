@@ -83,9 +83,10 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use async_trait::async_trait;
-    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Secret};
 
     use super::*;
+    use crate::names::{Directory, Names};
 
     /// Numbers its tokens; the third request and later ones fail.
     #[derive(Default)]
@@ -106,6 +107,14 @@ mod tests {
 
         async fn secret(&self, _: &str, _: &str) -> Result<Secret, ReferenceError> {
             Err(absent())
+        }
+
+        async fn claimed(&self, _: &str, _: &str) -> Result<PersistentVolume, ReferenceError> {
+            Err(absent())
+        }
+
+        fn names(&self) -> Names {
+            Names::of(Directory::default())
         }
 
         async fn token(&self, _: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError> {

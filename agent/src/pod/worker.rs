@@ -37,6 +37,10 @@ use crate::{
 
 /// Between tries of what failed.
 pub(super) const RETRY: SignedDuration = SignedDuration::from_secs(2);
+/// How often volumes with a limit are measured.
+const MEASURE: SignedDuration = SignedDuration::from_secs(5);
+/// How long a new pod waits for a new node to hear of the cluster's name server.
+const NAMES: std::time::Duration = std::time::Duration::from_secs(10);
 /// How often volumes made of API objects are brought up to date.
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 
@@ -127,6 +131,8 @@ pub struct Worker {
     /// Whether this agent has asked for the pod's network, which it does once also for pods that have one.
     attached: bool,
     refresh_at: Option<Timestamp>,
+    /// When the pod's volumes are measured.
+    measure_at: Option<Timestamp>,
     /// What users were told last of what containers share; told again only when it changes.
     trouble: Option<String>,
     inbox: mpsc::UnboundedReceiver<Wake>,
@@ -173,6 +179,7 @@ impl Worker {
             removed: false,
             attached: false,
             refresh_at: None,
+            measure_at: None,
             trouble: None,
             inbox,
             saved: None,
@@ -266,6 +273,7 @@ impl Worker {
             return Next::Sleep(self.finish(now).await);
         }
         let mut next = earlier(deadline, self.end_further(now));
+        next = earlier(next, self.measure(now).await);
         if let Some(&at) = self.retries.get("").filter(|&&at| now < at) {
             return Next::Sleep(earlier(next, Some(at)));
         }
@@ -301,6 +309,32 @@ impl Worker {
         Next::Sleep(earlier(next, self.refresh_at))
     }
 
+    /// Looks whether the pod has more in its volumes than it may. When to look again.
+    async fn measure(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if !volumes::is_limited(&self.pod) {
+            return None;
+        }
+        if self.measure_at.is_some_and(|at| at <= now) {
+            let (dir, pod) = (self.dir.clone(), Arc::clone(&self.pod));
+            match super::node::blocking(move || volumes::excess(&dir, &pod)).await {
+                Ok(None) => {}
+                Ok(Some(message)) => {
+                    self.fail("Evicted", message);
+                    // The next step ends it.
+                    return Some(now);
+                }
+                Err(error) => {
+                    tracing::warn!(pod = self.me.name, %error, "cannot measure a pod's volumes");
+                }
+            }
+            self.measure_at = None;
+        }
+        if self.measure_at.is_none() {
+            self.measure_at = now.checked_add(MEASURE).ok();
+        }
+        self.measure_at
+    }
+
     /// Makes what containers share. The error is an event: reason and message.
     async fn share(&mut self) -> Result<(), (&'static str, String)> {
         let failed = |message: String| {
@@ -318,7 +352,10 @@ impl Worker {
         self.attached = true;
         if !self.record.sandbox {
             let (dir, pod, addresses) = (self.dir.clone(), Arc::clone(&self.pod), self.addresses());
-            super::node::blocking(move || sandbox::create(&dir, &pod, &addresses))
+            let names = self.node.references.names();
+            names.wait(NAMES).await;
+            let (servers, conf) = (names.servers(), self.node.config.resolv_conf.clone());
+            super::node::blocking(move || sandbox::create(&dir, &pod, &addresses, &servers, &conf))
                 .await
                 .map_err(|error| failed(error.to_string()))?;
         }

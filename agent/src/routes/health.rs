@@ -199,6 +199,7 @@ mod tests {
             node: "n1".to_owned(),
             zone: String::new(),
             return_path: ReturnPath::default(),
+            name_server: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use portolan_dataplane::model::{Backend, Distribution, Locality, ReturnPath, Service};
 
 use super::convert::{EndpointRoute, NodeRoute, ServiceRoute};
+use crate::names;
 
 /// Which node this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Here {
     pub zone: String,
     /// How packets get back for services that do not say it.
     pub return_path: ReturnPath,
+    /// Where this node's own name server listens, which stands behind the cluster's while nobody else does.
+    pub name_server: Vec<IpAddr>,
 }
 
 /// Whose hints decide.
@@ -84,6 +87,7 @@ impl ServiceRoute {
                 ..Backend::new(endpoint.address, endpoint.port, here.locality_of(endpoint))
             }
         });
+        let backends = backends.chain(self.name_server(here));
         let hints_decide = v4.is_some() || v6.is_some();
         Service {
             frontends: self.frontends.clone(),
@@ -101,6 +105,12 @@ impl ServiceRoute {
             publish_not_ready: self.publish_not_ready,
             ..Service::new(self.name.clone(), self.protocol)
         }
+    }
+
+    fn name_server(&self, here: &Here) -> impl Iterator<Item = Backend> {
+        let is_own = self.endpoints.is_empty() && names::is_name_server(&self.name.0);
+        let addresses = here.name_server.iter().filter(move |_| is_own);
+        addresses.map(|address| Backend::new(*address, names::PORT, Locality::Node))
     }
 
     /// Whether what the node's dataplane knows of it depends on the nodes' addresses.
@@ -169,6 +179,7 @@ mod tests {
             node: node.to_owned(),
             zone: zone.to_owned(),
             return_path: ReturnPath::default(),
+            name_server: Vec::new(),
         };
         route(text).seen_from(&here, &BTreeMap::new())
     }
@@ -235,6 +246,7 @@ mod tests {
             node: "n1".to_owned(),
             zone: "a".to_owned(),
             return_path: ReturnPath::default(),
+            name_server: Vec::new(),
         };
         let service = route.seen_from(&here, &BTreeMap::new());
         assert_eq!(service.distribution, Distribution::SameZone);
@@ -256,10 +268,39 @@ mod tests {
             node: "n1".to_owned(),
             zone: String::new(),
             return_path: ReturnPath::default(),
+            name_server: Vec::new(),
         };
         let nodes = BTreeMap::from([("n2".to_owned(), node)]);
         let service = route("n2/ n3/").seen_from(&here, &nodes);
         assert_eq!(service.backends[0].node, Some(addresses[1]));
         assert_eq!(service.backends[1].node, None);
+    }
+
+    #[test]
+    fn the_nodes_name_server_stands_behind_the_clusters_until_others_do() {
+        let here = Here {
+            node: "n1".into(),
+            zone: "a".into(),
+            return_path: ReturnPath::SourceNat,
+            name_server: vec![[10, 89, 0, 11].into()],
+        };
+        let backends = |name: &str, endpoints: &str| {
+            let mut route = route(endpoints);
+            route.name = ServiceName(name.to_owned());
+            let seen = route.seen_from(&here, &BTreeMap::new()).backends;
+            let all = seen.iter();
+            all.map(|backend| {
+                (
+                    format!("{}:{}", backend.address, backend.port),
+                    backend.locality,
+                )
+            })
+            .collect::<Vec<_>>()
+        };
+        let own = ("10.89.0.11:10053".to_owned(), Locality::Node);
+        assert_eq!(backends("kube-system/kube-dns:53/UDP", ""), [own]);
+        assert!(backends("kube-system/kube-dns-2:53/UDP", "").is_empty());
+        let others = backends("kube-system/kube-dns:53/UDP", "n2/b");
+        assert_eq!((others.len(), others[0].1), (1, Locality::Elsewhere));
     }
 }

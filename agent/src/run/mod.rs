@@ -44,6 +44,7 @@ use crate::{
     join::{JoinError, JoinToken, NodeIdentity, identity_or_join},
     lock::StateLock,
     metrics,
+    names::{self, NameServer, Names, Upstream},
     network::{NodeNetwork, PairPodNetwork, PodNetwork, PodNetworkConfig},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{
@@ -69,6 +70,7 @@ struct Prepared {
     facts: NodeFacts,
     identity: NodeIdentity,
     client: cluster::Client,
+    names: Names,
     network: NodeNetwork,
     pod_cidrs: Vec<IpNet>,
     dataplane: DataplaneThread,
@@ -128,6 +130,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tasks.spawn(metrics::serve(listener, answers));
     }
     tasks.spawn(start_streams(&node, Arc::clone(&manager)).await?);
+    spawn_names(&mut tasks, &node).await?;
     spawn_routing(&mut tasks, &node, manager, &follower);
     spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
@@ -167,6 +170,7 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
     })
     .await?;
     let client = cluster::client(&args.server, &args.state_dir)?;
+    let names = Names::load(&args.state_dir);
     let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
     network.claim_pod_cidrs(&pod_cidrs).await?;
     let (dataplane, opening) = open_dataplane(&args, &record, network.tunnel())?;
@@ -176,6 +180,7 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
         facts,
         identity,
         client,
+        names,
         network,
         pod_cidrs,
         dataplane,
@@ -200,7 +205,7 @@ async fn start_pods(node: &Prepared) -> anyhow::Result<Pods> {
     };
     let network = PairPodNetwork::open(config, Arc::new(node.dataplane.clone())).await?;
     let network = Arc::new(network);
-    let references = ApiReferences::new(node.client.clone());
+    let references = ApiReferences::new(node.client.clone(), node.names.clone());
     let config = pod_config(&node.args, &node.record, &node.facts);
     let (channels, manager) = Manager::start(config, network.clone(), Arc::new(references))
         .await
@@ -300,6 +305,20 @@ async fn start_streams(
     Ok(server.run(Arc::new(streams::Node::new(config, manager))))
 }
 
+/// The node's name server, and what it knows.
+async fn spawn_names(tasks: &mut JoinSet<()>, node: &Prepared) -> anyhow::Result<()> {
+    let addresses = node.args.node_ips.iter();
+    let addresses = addresses.map(|address| SocketAddr::new(*address, names::PORT));
+    let server = NameServer::bind(addresses)
+        .await
+        .with_context(|| format!("listen on port {} for names", names::PORT))?;
+    let upstream = Upstream::new(node.args.resolv_conf.clone(), names::UPSTREAM_PORT);
+    tasks.spawn(server.run(node.names.clone(), upstream));
+    tasks.spawn(names::follow(node.client.clone(), node.names.clone()));
+    tasks.spawn(node.names.clone().keep(node.args.state_dir.clone()));
+    Ok(())
+}
+
 /// What can be known to be missing before anything is made.
 fn preflight(args: &RunArgs) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -388,6 +407,7 @@ fn pod_config(args: &RunArgs, record: &AgentRecord, facts: &NodeFacts) -> pod::C
         cgroup_root: record.cgroup_root.clone(),
         node_name: args.node_name.clone(),
         node_addresses: args.node_ips.clone(),
+        resolv_conf: args.resolv_conf.clone(),
         capacity: pod::Capacity {
             cpu_millis: facts.machine.cpus * 1000,
             memory_bytes: facts.machine.memory,
@@ -402,6 +422,7 @@ fn here(args: &RunArgs) -> Here {
         node: args.node_name.clone(),
         zone: args.zone.clone().unwrap_or_default(),
         return_path: args.return_path,
+        name_server: args.node_ips.clone(),
     }
 }
 

@@ -17,10 +17,11 @@ use std::{
 
 use async_trait::async_trait;
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, ContainerStatus, Pod, PodStatus, Secret},
+    api::core::v1::{ConfigMap, ContainerStatus, PersistentVolume, Pod, PodStatus, Secret},
     jiff::{SignedDuration, Timestamp},
 };
 use portolan_agent::{
+    names::{Directory, Names},
     network::{HostPort, NetworkError, PodNetwork, PodNetworkStatus},
     pod::{
         Capacity, Config, Manager, PodCommand, PodRef, PodReport, ReferenceError, References,
@@ -88,6 +89,7 @@ impl Node {
             cgroup_root: PathBuf::from(&name),
             node_name: "n1".into(),
             node_addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 89, 0, 11))],
+            resolv_conf: state.path().join("resolv.conf"),
             capacity: Capacity {
                 cpu_millis: 2000,
                 memory_bytes: 4 << 30,
@@ -431,6 +433,9 @@ impl PodNetwork for Networks {
 #[derive(Default)]
 pub struct Objects {
     pub tokens: AtomicU32,
+    pub names: Mutex<Directory>,
+    /// By the claims that they are bound to.
+    pub volumes: Mutex<BTreeMap<String, PersistentVolume>>,
     pub config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     pub secrets: Mutex<BTreeMap<String, Secret>>,
 }
@@ -461,6 +466,16 @@ impl References for Objects {
             kind: "secret",
             name: name.into(),
         })
+    }
+
+    async fn claimed(&self, _: &str, claim: &str) -> Result<PersistentVolume, ReferenceError> {
+        let volumes = self.volumes.lock().expect("no test panics with it");
+        let found = volumes.get(claim).cloned();
+        found.ok_or_else(|| ReferenceError::Unbound(claim.into()))
+    }
+
+    fn names(&self) -> Names {
+        Names::of(self.names.lock().expect("no test panics with it").clone())
     }
 
     async fn token(&self, pod: &PodRef, wanted: &TokenRequest) -> Result<Token, ReferenceError> {

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{commands::pod, life::Stage};
 
 /// A pod with a shell: the demo's image has none, so the machine's own static busybox is lent to it.
-fn with_shell(cluster: &Cluster, name: &str, args: &[&str]) -> Result<()> {
+pub fn with_shell(cluster: &Cluster, name: &str, args: &[&str]) -> Result<()> {
     let path = std::env::var_os("PATH").context("PATH is set")?;
     let found = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
     let busybox = found.into_iter().find(|file| file.is_file());

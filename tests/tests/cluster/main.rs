@@ -10,6 +10,7 @@ mod bad_pods;
 mod commands;
 mod inside;
 mod life;
+mod names;
 mod recovery;
 mod seeing;
 mod start_up;
@@ -78,6 +79,10 @@ const TESTS: &[Test] = &[
         inside::logs_show_what_containers_write,
     ),
     ("inside/exec_runs_commands", inside::exec_runs_commands),
+    (
+        "names/pods_find_services_by_name",
+        names::pods_find_services_by_name,
+    ),
     (
         "bad_input/manifests_get_kubernetes_answers",
         bad_input::manifests_get_kubernetes_answers,

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod content;
+mod persistent;
 mod publish;
+mod usage;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +15,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
+pub use self::usage::{excess, is_limited};
 use self::{content::content, publish::publish};
 use super::{
     ReferenceError, References,
@@ -82,6 +85,8 @@ pub async fn prepare(
                 volume: volume.name.clone(),
                 reason,
             })?;
+        } else if volume.persistent_volume_claim.is_some() {
+            persistent::prepare(volume, facts.pod, &place, references).await?;
         } else {
             let files = content(volume, facts, references, tokens).await?;
             keep_off_the_disk(volume, &place).map_err(fail)?;
@@ -103,10 +108,7 @@ fn keep_off_the_disk(volume: &Volume, place: &Path) -> io::Result<()> {
 /// Whether a pod has volumes whose content may change while it runs.
 pub fn are_live(pod: &Pod) -> bool {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    volumes
-        .into_iter()
-        .flatten()
-        .any(|volume| volume.empty_dir.is_none() && volume.host_path.is_none())
+    volumes.into_iter().flatten().any(is_generated)
 }
 
 /// Where a container sees the pod's volumes.
@@ -185,7 +187,10 @@ fn one_mount(
         }
         source = real;
     }
-    let read_only = wanted.read_only.unwrap_or(false) || is_generated(volume);
+    let claim = volume.persistent_volume_claim.as_ref();
+    let read_only = wanted.read_only.unwrap_or(false)
+        || claim.and_then(|claim| claim.read_only).unwrap_or(false)
+        || is_generated(volume);
     Ok(Mount {
         propagation: match wanted.mount_propagation.as_deref() {
             Some("HostToContainer") => "rslave",
@@ -197,7 +202,9 @@ fn one_mount(
 }
 
 fn is_generated(volume: &Volume) -> bool {
-    volume.empty_dir.is_none() && volume.host_path.is_none()
+    volume.empty_dir.is_none()
+        && volume.host_path.is_none()
+        && volume.persistent_volume_claim.is_none()
 }
 
 fn group(pod: &Pod) -> Option<u32> {
