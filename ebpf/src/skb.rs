@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh as NextHop},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -14,7 +14,7 @@ use portolan_abi::{
     checksum,
     drop_reason::DropReason,
     echo::{self, Echo},
-    parse::{Packet, field},
+    parse::{Bytes, ETHER_V4, ETHER_V6, NETWORK, Packet, field},
     protocol, refusal,
     rewrite::Rewrite,
     tables::Hook,
@@ -67,6 +67,29 @@ pub fn pull_headers(context: &TcContext) -> bool {
     };
     // SAFETY: the context is the program's own.
     unsafe { bpf_skb_pull_data(context.as_ptr().cast(), length) == 0 }
+}
+
+/// Gives a packet that begins with its IP header a link header again, and says what kind it is; `None` if it is no such
+/// packet. XDP in the stack (generic XDP) of Linux 6.9 and newer copies packets, and forgets how long the copies' link
+/// headers are: what comes in behind it is shown to tc without them.
+#[inline(always)]
+pub fn restore_link_header(context: &TcContext) -> Option<Be16> {
+    // SAFETY: the context is the program's own.
+    let kind = Be16(unsafe { (*context.skb.skb).protocol } as u16);
+    let version = match kind {
+        ETHER_V4 => 4,
+        ETHER_V6 => 6,
+        _ => return None,
+    };
+    if frame(context).u8(0)? >> 4 != version {
+        return None;
+    }
+    // SAFETY: the context is the program's own. The kernel looks anew where the headers are.
+    if unsafe { bpf_skb_change_head(context.as_ptr().cast(), NETWORK as u32, 0) } != 0 {
+        return None;
+    }
+    store(context, field::ETHER_TYPE, &kind).ok()?;
+    Some(kind)
 }
 
 /// Writes a value into a packet.

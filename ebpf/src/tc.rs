@@ -35,7 +35,7 @@ pub const DROP: i32 = TC_ACT_SHOT;
 /// Routes a packet.
 #[inline(always)]
 pub fn handle(context: &TcContext, hook: Hook) -> i32 {
-    let Some(ether_type) = skb::frame(context).u16(field::ETHER_TYPE).map(Be16) else {
+    let Some(ether_type) = ether_type(context, hook) else {
         return PASS;
     };
     let verdict = match ether_type {
@@ -49,6 +49,16 @@ pub fn handle(context: &TcContext, hook: Hook) -> i32 {
             count::dropped(reason.index());
             DROP
         }
+    }
+}
+
+/// What a packet's link header says that it is.
+#[inline(always)]
+fn ether_type(context: &TcContext, hook: Hook) -> Option<Be16> {
+    match skb::frame(context).u16(field::ETHER_TYPE).map(Be16)? {
+        known @ (ETHER_V4 | ETHER_V6) => Some(known),
+        _ if hook.is_node() => None,
+        _ => skb::restore_link_header(context),
     }
 }
 
