@@ -1,4 +1,4 @@
-//! `portolan-lb` as its users run it: a host between a client and a backend, and the benchmark's report.
+//! `portolan-lb` as its users run it: a host between a client and a backend.
 
 mod support;
 
@@ -186,46 +186,4 @@ fn a_trace_tells_what_is_decided_on_chosen_packets() {
     let report: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(report["service"], "web");
     assert!(trace.wait().expect("it ends").success());
-}
-
-#[test]
-fn a_benchmark_proves_its_path_and_says_so_in_rows() {
-    let folder = tempfile::tempdir().expect("there is room for a folder");
-    let json = folder.path().join("rows.json");
-    let page = folder.path().join("page.html");
-    let output = Command::new(env!("CARGO_BIN_EXE_portolan-lb"))
-        .args([
-            "bench",
-            "paths/connect",
-            "xdp/hit/ipv4_tcp",
-            "tcx/hit/ipv6_udp",
-        ])
-        .args(["--services", "1", "--flows", "1", "--paths", "tcx"])
-        .args(["--repeat", "1", "--seconds", "0.05", "--json", path(&json)])
-        .args(["--html", path(&page)])
-        .output()
-        .expect("portolan-lb runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = std::fs::read_to_string(&json).expect("rows were written");
-    let rows: Vec<Value> = serde_json::from_str(&text).expect("an array of rows");
-    let find = |name: &str, path: Option<&str>| {
-        rows.iter()
-            .find(|row| row["name"] == name && row["path"].as_str() == path)
-            .unwrap_or_else(|| panic!("no row of {name} {path:?} in {text}"))
-    };
-    // One run's noise is not what is tested, but that each figure was taken on its path.
-    for name in ["xdp/hit/ipv4_tcp", "tcx/hit/ipv6_udp"] {
-        let row = find(name, None);
-        assert_eq!(row["valid"], true, "{row}");
-        assert_eq!(row["metric"], "ns_per_packet");
-    }
-    let tcx = find("paths/connect", Some("tcx"));
-    assert!(tcx["ratio"].is_number(), "{tcx}");
-    assert!(find("paths/connect", Some("direct"))["median"].is_number());
-    let page = std::fs::read_to_string(&page).expect("the page was written");
-    assert!(page.contains("<svg"));
 }

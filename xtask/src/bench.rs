@@ -1,14 +1,16 @@
 //! `cargo xtask bench`: builds portolan-lb, brings what the other paths need, and runs `portolan-lb bench`.
 //!
-//! With `--against REV` another commit is built in a folder of its own, and both run by turns: A B A B.
+//! With `--against REV` another commit is built in a folder of its own, and both run by turns: A B A B. What is reported
+//! is ours of both rounds together, and what changed since the other's.
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{build_ebpf, cargo, command, machine, progress::Progress, setup, workspace::Workspace};
@@ -37,6 +39,16 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let (revision, rest) = options.split();
     match revision {
         None => bench(workspace, &ours, &rest),
+        // Before anything is built for minutes.
+        Some(_)
+            if rest
+                .iter()
+                .any(|argument| argument.starts_with("--compare")) =>
+        {
+            bail!(
+                "--against compares with another commit, --compare with a file: ask for one of them"
+            )
+        }
         Some(revision) => against(workspace, &progress, &ours, &revision, &rest),
     }
 }
@@ -70,12 +82,13 @@ fn build(tree: &Path, target: &Path) -> Result<PathBuf> {
 }
 
 fn bench(workspace: &Workspace, program: &Path, arguments: &[String]) -> Result<()> {
+    command::run(bench_command(workspace, program)?.args(arguments))
+}
+
+fn bench_command(workspace: &Workspace, program: &Path) -> Result<Command> {
     let mut bench = Command::new(program);
-    bench
-        .arg("bench")
-        .args(arguments)
-        .env("PATH", workspace.path_variable()?);
-    command::run(&mut bench)
+    bench.arg("bench").env("PATH", workspace.path_variable()?);
+    Ok(bench)
 }
 
 /// Builds another commit, and runs it and ours by turns; the last run says what changed.
@@ -99,7 +112,7 @@ fn against(
     git(&["worktree", "add", "--quiet", "--detach", &path, revision])
         .with_context(|| format!("check {revision} out"))?;
     let step = progress.step(revision);
-    let theirs = build_tree(&tree, &target);
+    let theirs = build_tree(workspace, &tree, &target);
     let compared = theirs.and_then(|theirs| {
         step.done("built");
         by_turns(workspace, [&theirs, ours], arguments)
@@ -108,9 +121,13 @@ fn against(
     compared
 }
 
-/// Another tree's own xtask knows how its kernel programs are built.
-fn build_tree(tree: &Path, target: &Path) -> Result<PathBuf> {
+/// Another tree's own xtask knows how its kernel programs are built; what it builds them with is ours.
+fn build_tree(workspace: &Workspace, tree: &Path, target: &Path) -> Result<PathBuf> {
     fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+    let tools = target.join("tools");
+    if !tools.exists() {
+        symlink(workspace.tools(), &tools).with_context(|| format!("make {}", tools.display()))?;
+    }
     let mut ebpf = cargo::as_user();
     ebpf.current_dir(tree)
         .args(["run", "--quiet", "--package", "xtask", "--target-dir"])
@@ -122,19 +139,39 @@ fn build_tree(tree: &Path, target: &Path) -> Result<PathBuf> {
 
 fn by_turns(workspace: &Workspace, programs: [&Path; 2], arguments: &[String]) -> Result<()> {
     let results = workspace.target().join("bench");
+    let (measuring, reporting) = split_reports(arguments);
+    let mut files = [Vec::new(), Vec::new()];
     for round in 1..=2 {
-        for (name, program) in ["a", "b"].iter().zip(programs) {
+        for ((name, program), files) in ["a", "b"].iter().zip(programs).zip(&mut files) {
             let json = results.join(format!("{name}{round}.json"));
-            let mut all = arguments.to_vec();
-            all.extend(["--json".to_owned(), json.to_string_lossy().into_owned()]);
-            if *name == "b" {
-                let old = results.join(format!("a{round}.json"));
-                all.extend(["--compare".to_owned(), old.to_string_lossy().into_owned()]);
-            }
-            bench(workspace, program, &all)?;
+            let mut bench = bench_command(workspace, program)?;
+            bench.args(&measuring).arg("--json").arg(&json);
+            command::run(bench.stdout(Stdio::null()))?;
+            files.push(json.to_string_lossy().into_owned());
         }
     }
-    Ok(())
+    let [theirs, ours] = files.map(|files| files.join(","));
+    let mut report = bench_command(workspace, programs[1])?;
+    report.args(["--rows", &ours, "--compare", &theirs]);
+    command::run(report.args(reporting))
+}
+
+/// What says how to measure, and what says where to report.
+fn split_reports(arguments: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut measuring, mut reporting) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.split('=').next() {
+            Some("--json" | "--html") => {
+                reporting.push(argument.clone());
+                if !argument.contains('=') {
+                    reporting.extend(arguments.next().cloned());
+                }
+            }
+            _ => measuring.push(argument.clone()),
+        }
+    }
+    (measuring, reporting)
 }
 
 #[cfg(test)]
@@ -151,5 +188,13 @@ mod tests {
         let (revision, rest) = options.split();
         assert_eq!(revision.as_deref(), Some("main"));
         assert_eq!(rest, ["xdp/hit", "--flows", "1"]);
+    }
+
+    #[test]
+    fn only_the_last_of_the_runs_reports() {
+        let all = ["tables", "--json", "f", "--html=g", "--repeat", "2"].map(str::to_owned);
+        let (measuring, reporting) = split_reports(&all);
+        assert_eq!(measuring, ["tables", "--repeat", "2"]);
+        assert_eq!(reporting, ["--json", "f", "--html=g"]);
     }
 }

@@ -21,15 +21,10 @@ impl Cgroup {
     /// # Panics
     /// If there is no hierarchy of version 2, or threads cannot be told apart here.
     pub fn new() -> Self {
-        let own = fs::read_to_string("/proc/self/cgroup").expect("a process has control groups");
-        let own = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .expect("this kernel has a hierarchy of version 2");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ptl-dp-{}-{number}", std::process::id());
         let cgroup = Self {
-            path: mount().join(own).join(name),
+            path: own().join(name),
         };
         fs::create_dir(&cgroup.path).expect("a control group can be made");
         // Threads of one process may be in several groups only if those are threaded.
@@ -78,6 +73,19 @@ impl Drop for Cgroup {
         }
         eprintln!("{} is still in use", self.path.display());
     }
+}
+
+/// The folder of the test's own group.
+///
+/// # Panics
+/// If there is no hierarchy of version 2.
+pub fn own() -> PathBuf {
+    let own = fs::read_to_string("/proc/self/cgroup").expect("a process has control groups");
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .expect("this kernel has a hierarchy of version 2");
+    mount().join(own)
 }
 
 /// Where the hierarchy of version 2 is mounted.

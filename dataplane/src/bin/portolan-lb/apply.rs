@@ -61,7 +61,8 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
     let mut dataplane = open(args, &declaration)?;
     install(&mut dataplane, &declaration)?;
     let end = end_by_signal()?;
-    keep(args, &mut dataplane, &end)
+    keep(args, &mut dataplane, &end);
+    Ok(())
 }
 
 /// Becomes true when this process is told to end. Before any other thread is made.
@@ -82,7 +83,7 @@ pub fn end_by_signal() -> Result<Arc<AtomicBool>> {
     Ok(end)
 }
 
-fn keep(args: &ApplyArgs, dataplane: &mut Dataplane, end: &AtomicBool) -> Result<()> {
+fn keep(args: &ApplyArgs, dataplane: &mut Dataplane, end: &AtomicBool) {
     let mut seen = changed(&args.file);
     while !end.load(Ordering::Acquire) {
         thread::sleep(Duration::from_secs(1));
@@ -100,7 +101,6 @@ fn keep(args: &ApplyArgs, dataplane: &mut Dataplane, end: &AtomicBool) -> Result
             }
         }
     }
-    Ok(())
 }
 
 fn changed(file: &Path) -> Option<SystemTime> {

@@ -5,6 +5,7 @@
 mod apply;
 mod bench;
 mod declaration;
+mod interrupt;
 mod pins;
 mod space;
 mod status;
@@ -39,6 +40,9 @@ enum Command {
     Detach(apply::PinArgs),
     /// Measure what each way through this host costs
     Bench(bench::Options),
+    /// Load a table, and say what that took: the benchmark asks a process of its own
+    #[command(hide = true)]
+    Hold(bench::HoldOptions),
 }
 
 fn main() -> ExitCode {
@@ -51,7 +55,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<interrupt::Interrupted>() {
+                ExitCode::from(interrupt::EXIT_CODE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -65,5 +73,6 @@ fn run(command: Command) -> Result<()> {
         Command::Trace(args) => trace::trace(&args),
         Command::Detach(args) => apply::detach(&args),
         Command::Bench(options) => bench::run(&options),
+        Command::Hold(options) => bench::hold(&options),
     }
 }

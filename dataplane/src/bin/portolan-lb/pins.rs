@@ -47,11 +47,11 @@ pub fn hide() -> Result<()> {
 
 impl Pins {
     /// A new folder, after [`hide`].
-    pub fn temporary() -> Result<Self> {
+    pub fn temporary() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
+        Self {
             folder: Path::new(TEMPORARY).join(format!("portolan-{number}")),
-        })
+        }
     }
 
     /// Where it is.

@@ -6,11 +6,21 @@ use std::{
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::interrupt;
+
+/// How often the memory of a command is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 /// A network namespace with loopback up and forwarding on.
 #[derive(Debug)]
@@ -86,6 +96,11 @@ impl Space {
 
     /// The same; what it wrote to stdout.
     pub fn output(&self, program: &str, arguments: &[&str], input: &[u8]) -> Result<String> {
+        self.ran(program, arguments, input).map(|ran| ran.output)
+    }
+
+    /// The same, with what it took of memory.
+    pub fn ran(&self, program: &str, arguments: &[&str], input: &[u8]) -> Result<Ran> {
         let output = self.enter(|| {
             let mut child = Command::new(program)
                 .args(arguments)
@@ -94,6 +109,8 @@ impl Space {
                 .stderr(Stdio::piped())
                 .spawn()
                 .with_context(|| format!("cannot run {program}"))?;
+            let running = interrupt::Child::new(child.id());
+            let peak = PeakMemory::watch(child.id());
             let mut stdin = child
                 .stdin
                 .take()
@@ -102,9 +119,11 @@ impl Space {
             let written = stdin.write_all(input);
             drop(stdin);
             let output = child.wait_with_output().context("wait for a command")?;
-            anyhow::Ok((output, written))
+            drop(running);
+            anyhow::Ok((output, written, peak.end()))
         })?;
-        let (output, written) = output?;
+        let (output, written, peak) = output?;
+        interrupt::check()?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr);
             let line = words
@@ -116,8 +135,59 @@ impl Space {
             bail!("{program} ended with {}: {line}", output.status);
         }
         written.with_context(|| format!("write to {program}"))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(Ran {
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            peak,
+        })
     }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    /// What it wrote to stdout.
+    pub output: String,
+    /// The most memory that it was seen to have, in bytes.
+    pub peak: u64,
+}
+
+/// Looks at a process's memory as long as it runs: the kernel keeps no peak of it.
+struct PeakMemory {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl PeakMemory {
+    fn watch(process: u32) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let mut peak = 0;
+            while !seen.load(Ordering::Acquire) {
+                peak = peak.max(memory_of(process, OWN_MEMORY).unwrap_or(0));
+                thread::park_timeout(LOOK_EVERY);
+            }
+            peak
+        });
+        Self { ended, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.ended.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or(0)
+    }
+}
+
+/// What a process has of memory that is its own: pages of files, such as its code, can be had again.
+pub const OWN_MEMORY: &str = "RssAnon";
+
+/// A figure of a process's memory as the kernel names it, in bytes.
+pub fn memory_of(process: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
+    let kilobytes = line.trim_start_matches(':').trim().strip_suffix(" kB")?;
+    kilobytes.parse::<u64>().ok().map(|count| count * 1_024)
 }
 
 /// Joins two namespaces by a veth pair; the commands that follow name its ends.

@@ -99,7 +99,7 @@ fn in_lines(report: &PacketReport) -> String {
         report.length
     );
     if let Some(service) = &report.service {
-        let _ = write!(lines, "  service  {}\n", service.0);
+        let _ = writeln!(lines, "  service  {}", service.0);
     }
     let _ = write!(lines, "  decision {}", word(&report.decision));
     if let Some(reason) = &report.reason {
@@ -110,14 +110,14 @@ fn in_lines(report: &PacketReport) -> String {
     }
     lines.push('\n');
     if after != before {
-        let _ = write!(lines, "  becomes  {} > {}\n", after.0, after.1);
+        let _ = writeln!(lines, "  becomes  {} > {}", after.0, after.1);
     }
     let end = if report.ended {
         ", the flow is over"
     } else {
         ""
     };
-    let _ = write!(lines, "  verdict  {}{end}\n", word(&report.verdict));
+    let _ = writeln!(lines, "  verdict  {}{end}", word(&report.verdict));
     lines
 }
 

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use anyhow::{Context, Result};
+
 /// Facts of this machine that figures depend on.
 pub fn facts(cpu: usize) -> Vec<(String, String)> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -64,4 +66,16 @@ pub fn facts(cpu: usize) -> Vec<(String, String)> {
         facts.push((program.to_owned(), version));
     }
     facts
+}
+
+/// The memory that the kernel holds for itself, in bytes: what tables are made of is in it, and whatever else changes.
+pub fn kernel_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let kilobytes = |line: &str| {
+        let (what, size) = line.split_once(':')?;
+        let is_kernel = ["Slab", "VmallocUsed", "Percpu"].contains(&what);
+        let size = size.trim().strip_suffix(" kB")?;
+        is_kernel.then(|| size.parse::<u64>().ok()).flatten()
+    };
+    Ok(text.lines().filter_map(kilobytes).sum::<u64>() * 1_024)
 }

@@ -152,5 +152,11 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, expected);
         assert_eq!((row.median, row.runs), (Some(6.0), 3));
+        let doubted = serde_json::to_value(row.invalid("too noisy")).expect("a row is plain");
+        assert_eq!(doubted["valid"], false);
+        assert_eq!(doubted["reason"], "too noisy");
+        for nothing in ["path", "services", "endpoints", "flows", "ratio"] {
+            assert!(doubted[nothing].is_null(), "{nothing}");
+        }
     }
 }

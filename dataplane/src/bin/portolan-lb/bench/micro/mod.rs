@@ -7,13 +7,17 @@
 mod packet;
 mod rig;
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use portolan_abi::protocol;
 
 use super::{
+    Options,
     progress::Progress,
     row::{Row, median},
 };
+use crate::interrupt;
 use packet::Kind;
 use rig::{Hook, Rig};
 
@@ -21,6 +25,9 @@ use rig::{Hook, Rig};
 const RUNS: usize = 9;
 /// Flows that don't fit their table any more may be found missing once in so many packets.
 const STRAYS: u64 = 1_000;
+
+/// The programs whose size and cost to the verifier are told.
+const PROGRAMS: [&str; 3] = ["xdp_uplink", "uplink_ingress", "pod_egress"];
 
 /// One benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,86 +93,102 @@ fn cases(flows: u32, services: u32) -> Vec<Case> {
     cases
 }
 
-/// Whether a benchmark is asked for; a name stands for all that begin with it.
-fn is_wanted(filters: &[String], name: &str) -> bool {
-    filters.is_empty()
-        || filters
-            .iter()
-            .any(|filter| name.starts_with(filter.as_str()))
+/// The benchmarks that there are, by name.
+pub fn names() -> impl Iterator<Item = String> {
+    let all = LOADS
+        .into_iter()
+        .flat_map(|(flows, services)| cases(flows, services));
+    let names: BTreeSet<String> = all.map(Case::name).collect();
+    let empty = [Hook::Xdp, Hook::Tcx].map(|hook| empty(hook).name());
+    let programs = PROGRAMS.map(|name| format!("program/{name}"));
+    names.into_iter().chain(empty).chain(programs)
 }
 
 /// Whether any of the benchmarks is asked for.
-pub fn is_any_wanted(filters: &[String]) -> bool {
-    ["xdp/", "tcx/", "tcx_pod/", "program/"]
-        .iter()
-        .any(|family| {
-            filters.is_empty()
-                || filters
-                    .iter()
-                    .any(|filter| filter.starts_with(family) || family.starts_with(filter.as_str()))
-        })
+pub fn is_any_wanted(options: &Options) -> bool {
+    names().any(|name| options.asks_for(&name))
 }
 
 /// Runs those that are asked for.
-pub fn run(
-    filters: &[String],
-    (services_wanted, flows_wanted): (Option<&[u32]>, Option<&[u32]>),
-    progress: &Progress,
-) -> Result<Vec<Row>> {
-    let mut rows = empties(filters)?;
-    let mut kept_programs = false;
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let mut rows = empties(options)?;
+    let mut programs_wanted = PROGRAMS
+        .iter()
+        .any(|name| options.asks_for(&format!("program/{name}")));
+    let loads = loads(options);
+    let progress = Progress::new(loads.len());
+    for (hook, v6, flows, services) in loads {
+        interrupt::check()?;
+        progress.note(&format!(
+            "{}, {flows} flows, {services} services",
+            hook.name()
+        ));
+        let mut rig = Rig::new(hook, v6, flows, services)?;
+        for case in cases(flows, services) {
+            if case.hook == hook && case.kind.v6 == v6 && options.asks_for(&case.name()) {
+                rows.push(measure(&mut rig, case)?);
+            }
+        }
+        if programs_wanted {
+            rows.extend(rig.programs()?);
+            programs_wanted = false;
+        }
+        progress.step();
+    }
+    if programs_wanted {
+        rows.extend(Rig::new(Hook::Xdp, false, 1, 1)?.programs()?);
+    }
+    rows.retain(|row| options.asks_for(&row.name) || row.name.ends_with("/empty"));
+    Ok(rows)
+}
+
+/// The rigs that are needed for what is asked for.
+fn loads(options: &Options) -> Vec<(Hook, bool, u32, u32)> {
+    let asked = |list: &Option<Vec<u32>>, number: u32| {
+        list.as_ref().is_none_or(|list| list.contains(&number))
+    };
+    let mut loads = Vec::new();
     for (flows, services) in LOADS {
-        if services_wanted.is_some_and(|wanted| !wanted.contains(&services))
-            || flows_wanted.is_some_and(|wanted| !wanted.contains(&flows))
-        {
+        if !asked(&options.services, services) || !asked(&options.flows, flows) {
             continue;
         }
         for hook in Hook::ALL {
             for v6 in [false, true] {
-                let wanted: Vec<Case> = cases(flows, services)
-                    .into_iter()
-                    .filter(|case| case.hook == hook && case.kind.v6 == v6)
-                    .filter(|case| is_wanted(filters, &case.name()))
-                    .collect();
-                if wanted.is_empty() {
-                    continue;
-                }
-                progress.note(&format!(
-                    "{}, {flows} flows, {services} services",
-                    hook.name()
-                ));
-                let mut rig = Rig::new(hook, v6, flows, services)?;
-                for case in wanted {
-                    rows.push(measure(&mut rig, case)?);
-                }
-                if !kept_programs {
-                    rows.extend(rig.programs()?);
-                    kept_programs = true;
+                let is_wanted = |case: &Case| {
+                    case.hook == hook && case.kind.v6 == v6 && options.asks_for(&case.name())
+                };
+                if cases(flows, services).iter().any(is_wanted) {
+                    loads.push((hook, v6, flows, services));
                 }
             }
         }
     }
-    Ok(rows)
+    loads
 }
 
-fn empties(filters: &[String]) -> Result<Vec<Row>> {
+/// What stands beside every program of a hook: one that does nothing.
+fn empty(hook: Hook) -> Case {
+    Case {
+        hook,
+        what: What::Empty,
+        kind: Kind {
+            v6: false,
+            protocol: protocol::TCP,
+        },
+    }
+}
+
+fn empties(options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for hook in [Hook::Xdp, Hook::Tcx] {
-        let case = Case {
-            hook,
-            what: What::Empty,
-            kind: Kind {
-                v6: false,
-                protocol: protocol::TCP,
-            },
-        };
-        let prefix = format!("{}/", hook.name());
-        if !filters.is_empty() && !filters.iter().any(|filter| filter.starts_with(&prefix)) {
-            continue;
+        let case = empty(hook);
+        let of_hook = format!("{}/", hook.name());
+        let beside = names().any(|name| name.starts_with(&of_hook) && options.asks_for(&name));
+        if beside {
+            let rig = Rig::new(hook, false, 1, 1)?;
+            let runs = rig.empty(RUNS)?;
+            rows.push(Row::new(&case.name(), "ns_per_packet", "ns").with(&runs));
         }
-        let rig = Rig::new(hook, false, 1, 1)?;
-        let runs = rig.empty(RUNS)?;
-        rows.push(Row::new(&case.name(), "ns_per_packet", "ns").with(&runs));
     }
     Ok(rows)
 }

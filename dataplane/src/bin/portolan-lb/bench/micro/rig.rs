@@ -107,7 +107,7 @@ impl Rig {
              neighbour replace fd00::2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent\n\
              route add default via 10.0.0.2\nroute add default via fd00::2 dev eth0",
         )?;
-        let pins = Pins::temporary()?;
+        let pins = Pins::temporary();
         let mut config = Config::new(
             None,
             pins.folder(),

@@ -1,9 +1,10 @@
-//! Which services a stage has, and which addresses everything in it has.
+//! Which paths there are, which services a stage has, and which addresses everything in it has.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use clap::ValueEnum;
 use portolan_dataplane::model::{
-    Backend, Frontend, Locality, Protocol, Scope, Service, ServiceName,
+    Backend, Frontend, Locality, Protocol, ReturnPath, Scope, Service, ServiceName,
 };
 
 /// The port that clients knock at.
@@ -12,11 +13,13 @@ pub const SERVICE_PORT: u16 = 80;
 pub const BACKEND_PORT: u16 = 8_080;
 /// How many addresses the client takes turns with, so that its ports do not run out.
 pub const CLIENTS: u32 = 64;
-/// Addresses of the backends' host beyond those of the endpoints, for endpoints that change.
-pub const SPARE: u32 = 1;
+/// The node's address on a fabric, and that of the node behind which the backends are.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 243, 0, 1);
+pub const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(10, 243, 0, 2);
 
 /// A forwarding path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Path {
     Direct,
     Conntrack,
@@ -25,6 +28,7 @@ pub enum Path {
     Nftables,
     Ipvs,
     Socket,
+    SocketTcx,
     Tcx,
     TcxUplink,
     XdpNative,
@@ -33,7 +37,7 @@ pub enum Path {
 }
 
 impl Path {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Direct,
         Self::Conntrack,
         Self::IptablesLegacy,
@@ -41,6 +45,7 @@ impl Path {
         Self::Nftables,
         Self::Ipvs,
         Self::Socket,
+        Self::SocketTcx,
         Self::Tcx,
         Self::TcxUplink,
         Self::XdpNative,
@@ -58,6 +63,7 @@ impl Path {
             Self::Nftables => "nftables",
             Self::Ipvs => "ipvs",
             Self::Socket => "socket",
+            Self::SocketTcx => "socket_tcx",
             Self::Tcx => "tcx",
             Self::TcxUplink => "tcx_uplink",
             Self::XdpNative => "xdp_native",
@@ -74,15 +80,26 @@ impl Path {
             Self::IptablesLegacy => "kube-proxy's iptables chains, by iptables-legacy",
             Self::IptablesNft => "kube-proxy's iptables chains, by iptables-nft",
             Self::Nftables => "kube-proxy's nftables maps",
-            Self::Ipvs => "IPVS with masquerading",
-            Self::Socket => "Portolan's socket hooks",
+            Self::Ipvs => {
+                "IPVS with masquerading and a device with all addresses, as kube-proxy makes it"
+            }
+            Self::Socket => {
+                "Portolan's socket hooks alone: the client's socket gets its backend when it connects, packets are routed plainly"
+            }
+            Self::SocketTcx => {
+                "the same on Portolan's pod network: tcx puts packets straight into the backend's veth"
+            }
             Self::Tcx => "Portolan, tcx at the client's veth, straight into the backend's",
-            Self::TcxUplink => "Portolan, tcx at the uplink, straight into the backend's veth",
+            Self::TcxUplink => {
+                "Portolan, a client beyond the cluster: tcx at the uplink, straight into the backend's veth"
+            }
             Self::XdpNative => {
                 "the same below XDP in the driver, which passes up what is for a local pod"
             }
             Self::XdpGeneric => "the same below XDP in the stack",
-            Self::Dsr => "Portolan, encapsulated to the backend's node, which answers directly",
+            Self::Dsr => {
+                "Portolan, backends on a second node: encapsulated there by tcx, the reply goes straight to the client. Both nodes' work and that of the bridge between them counts"
+            }
         }
     }
 
@@ -96,6 +113,7 @@ impl Path {
         matches!(
             self,
             Self::Socket
+                | Self::SocketTcx
                 | Self::Tcx
                 | Self::TcxUplink
                 | Self::XdpNative
@@ -103,6 +121,24 @@ impl Path {
                 | Self::Dsr
         )
     }
+
+    /// Whether clients' sockets must be in a control group with hooks.
+    pub fn has_sockets(self) -> bool {
+        matches!(self, Self::Socket | Self::SocketTcx)
+    }
+}
+
+/// Which endpoints a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// As it was loaded.
+    Loaded,
+    /// The first one is replaced by the spare one.
+    Changed,
+    /// The first one alone.
+    First,
+    /// The spare one alone.
+    Spare,
 }
 
 /// What is loaded.
@@ -124,8 +160,7 @@ impl Plan {
     }
 
     /// A service's address.
-    #[expect(clippy::unused_self, reason = "all addresses are asked of the plan")]
-    pub fn service(&self, number: u32) -> Ipv4Addr {
+    pub fn service(number: u32) -> Ipv4Addr {
         Ipv4Addr::from(0x0a60_0100 + number)
     }
 
@@ -134,13 +169,25 @@ impl Plan {
         Ipv4Addr::from(0x0af5_0001 + number)
     }
 
-    /// The address of an endpoint; in another variant the first one is the spare one.
-    pub fn endpoint(&self, _service: u32, number: u32, variant: u32) -> Ipv4Addr {
-        if variant == 1 && number == 0 {
-            Self::backend(self.endpoints)
-        } else {
-            Self::backend(number)
+    /// The address that no service has as it was loaded.
+    pub fn spare(&self) -> Ipv4Addr {
+        Self::backend(self.endpoints)
+    }
+
+    /// The addresses of a service's endpoints.
+    pub fn endpoints(&self, variant: Variant) -> Vec<Ipv4Addr> {
+        let others = || (1..self.endpoints).map(Self::backend);
+        match variant {
+            Variant::Loaded => (0..self.endpoints).map(Self::backend).collect(),
+            Variant::Changed => std::iter::once(self.spare()).chain(others()).collect(),
+            Variant::First => vec![Self::backend(0)],
+            Variant::Spare => vec![self.spare()],
         }
+    }
+
+    /// Every address that backends have, the spare one too.
+    pub fn backends(&self) -> impl Iterator<Item = Ipv4Addr> {
+        (0..=self.endpoints).map(Self::backend)
     }
 
     /// One of the client's addresses.
@@ -148,22 +195,34 @@ impl Plan {
         Ipv4Addr::from(0x0af4_0101 + number % CLIENTS)
     }
 
-    /// A service as the dataplane is told it.
-    pub fn model(&self, number: u32, variant: u32) -> Service {
-        let backends = (0..self.endpoints)
-            .map(|endpoint| {
-                let address = self.endpoint(number, endpoint, variant);
+    /// A service as the dataplane is told it, of a node that has its backends or of one that must send there.
+    pub fn model(&self, number: u32, variant: Variant, near: bool) -> Service {
+        let backend = |address: Ipv4Addr| {
+            if near {
                 Backend::new(address.into(), BACKEND_PORT, Locality::Node)
-            })
-            .collect();
+            } else {
+                Backend {
+                    node: Some(IpAddr::V4(OTHER_NODE)),
+                    ..Backend::new(address.into(), BACKEND_PORT, Locality::Elsewhere)
+                }
+            }
+        };
         Service {
             frontends: vec![Frontend::Address {
-                address: self.service(number).into(),
+                address: Self::service(number).into(),
                 port: SERVICE_PORT,
                 scope: Scope::External,
             }],
-            backends,
+            backends: self.endpoints(variant).into_iter().map(backend).collect(),
             ..Service::new(ServiceName(format!("bench/s{number}")), self.protocol)
+        }
+    }
+
+    /// The same, of a service whose backends answer clients themselves.
+    pub fn direct_return(&self, number: u32, variant: Variant, near: bool) -> Service {
+        Service {
+            return_path: ReturnPath::Direct,
+            ..self.model(number, variant, near)
         }
     }
 }

@@ -1,41 +1,41 @@
-//! A client, a node and backends, each a network namespace, with one forwarding path between them.
-//!
-//! ```text
-//!   client eth0 ---- client0 node server0 ---- eth0 server (an address for each endpoint)
-//! ```
+//! A client, a node and backends with one forwarding path between them.
 
 use std::{
-    fmt::Write,
-    net::IpAddr,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use portolan_dataplane::{Config, Dataplane, PodInterface, Transmit, model::XdpMode};
+use anyhow::{Context, Result};
 
 use super::{
-    plan::{CLIENTS, Path, Plan, SPARE},
+    group::{self, Group},
+    ours::Ours,
+    plan::{Path, Plan, Variant},
     rules,
+    topology::Topology,
 };
-use crate::{
-    pins::Pins,
-    space::{Space, wire},
-};
+use crate::space::Space;
 
-const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
-const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
-
-/// A loaded path.
+/// A loaded path. What is loaded goes before the namespaces that it is in.
 pub struct Stage {
     pub path: Path,
     pub plan: Plan,
-    /// How long the table took to load.
+    pub table: Table,
+    pub topology: Topology,
+    group: Option<Group>,
+}
+
+/// What forwards, and can be changed while clients and servers use their ends of the stage.
+pub struct Table {
+    path: Path,
+    plan: Plan,
+    /// How long it took to load.
     pub loading: Duration,
-    pub client: Space,
-    pub server: Space,
-    node: Space,
-    dataplane: Option<(Dataplane, Pins)>,
+    /// The most memory that the tool which loaded it had, in bytes; 0 if there was none.
+    pub tool_memory: u64,
+    ours: Option<Ours>,
+    /// Which variant of each service is loaded, other than the first.
+    variants: Vec<(u32, Variant)>,
 }
 
 /// Why a path cannot run on this host.
@@ -45,14 +45,11 @@ pub fn obstacle(path: Path) -> Option<String> {
         Path::IptablesLegacy => "iptables-legacy-restore",
         Path::IptablesNft => "iptables-nft-restore",
         Path::Ipvs => "ipvsadm",
-        Path::Socket | Path::Dsr => return Some("this benchmark does not measure it yet".into()),
+        Path::Socket | Path::SocketTcx => return group::obstacle(),
         _ => return None,
     };
     if path == Path::Ipvs && !std::path::Path::new("/proc/net/ip_vs").exists() {
         return Some("this kernel has no IPVS, or its module ip_vs is not loaded".into());
-    }
-    if path == Path::Ipvs {
-        return Some("this benchmark does not measure it yet".into());
     }
     match Command::new(program).arg("--version").output() {
         Ok(_) => None,
@@ -63,185 +60,147 @@ pub fn obstacle(path: Path) -> Option<String> {
 impl Stage {
     /// Makes the namespaces and loads the path.
     pub fn new(path: Path, plan: Plan) -> Result<Self> {
-        let (client, node, server) = (Space::new()?, Space::new()?, Space::new()?);
-        wire((&node, "client0"), (&client, "eth0"))?;
-        wire((&node, "server0"), (&server, "eth0"))?;
-        address(&client, CLIENT_MAC, (0..CLIENTS).map(Plan::client))?;
-        address(
-            &server,
-            SERVER_MAC,
-            (0..plan.endpoints + SPARE).map(Plan::backend),
-        )?;
-        node.ip(
-            "address add 169.254.1.1/32 dev client0\naddress add 169.254.1.1/32 dev server0\n\
-             route add 10.244.0.0/16 dev client0\nroute add 10.245.0.0/16 dev server0",
-        )?;
-        // No TIME_WAIT: what is measured is not how many ports the client has.
-        for space in [&client, &server] {
-            space.knob("ipv4/tcp_max_tw_buckets", "0")?;
-            space.knob("ipv4/ip_local_port_range", "1024 65535")?;
-            space.knob("ipv4/tcp_no_metrics_save", "1")?;
-        }
-        let mut stage = Self {
+        let topology = Topology::new(path, &plan)?;
+        let group = path.has_sockets().then(Group::new).transpose()?;
+        let table = Table::load(path, plan, &topology, group.as_ref())
+            .with_context(|| format!("load {}", path.name()))?;
+        Ok(Self {
+            path,
+            plan,
+            table,
+            topology,
+            group,
+        })
+    }
+
+    /// The client's side, apart from what may be changed meanwhile.
+    pub fn split(&mut self) -> (Client<'_>, &Topology, &mut Table) {
+        let client = Client {
+            path: self.path,
+            plan: self.plan,
+            space: &self.topology.client,
+            group: self.group.as_ref(),
+        };
+        (client, &self.topology, &mut self.table)
+    }
+}
+
+/// Where clients are.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    pub path: Path,
+    pub plan: Plan,
+    space: &'a Space,
+    group: Option<&'a Group>,
+}
+
+impl Client<'_> {
+    /// Runs a function on a client's thread.
+    pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
+        self.space
+            .enter(|| self.group.map_or(Ok(()), Group::join).map(|()| function()))?
+    }
+}
+
+impl Table {
+    fn load(path: Path, plan: Plan, topology: &Topology, group: Option<&Group>) -> Result<Self> {
+        let mut table = Self {
             path,
             plan,
             loading: Duration::ZERO,
-            client,
-            server,
-            node,
-            dataplane: None,
+            tool_memory: 0,
+            ours: None,
+            variants: Vec::new(),
         };
-        stage
-            .load()
-            .with_context(|| format!("load {}", path.name()))?;
-        Ok(stage)
-    }
-
-    fn load(&mut self) -> Result<()> {
-        let text = match self.path {
-            Path::IptablesLegacy | Path::IptablesNft => rules::iptables(&self.plan),
-            Path::Nftables => rules::nftables(&self.plan),
-            _ => String::new(),
-        };
-        let began = Instant::now();
-        match self.path {
-            Path::Direct => {}
+        if path.is_ours() {
+            let ours = Ours::new(path, &plan, topology, group)?;
+            table.loading = ours.loading;
+            table.ours = Some(ours);
+            return Ok(table);
+        }
+        let (text, arguments): (String, &[&str]) = match path {
             // An empty NAT chain alone tracks nothing: a rule has to ask for a connection's state.
-            Path::Conntrack => self.node.run(
-                "nft",
+            Path::Conntrack => (
+                "table ip empty {\nchain pre { type nat hook prerouting priority dstnat\n}\n\
+                 chain post { type nat hook postrouting priority srcnat\n}\n\
+                 chain track { type filter hook forward priority 0\nct state invalid drop\n}\n}\n"
+                    .into(),
                 &["-f", "-"],
-                b"table ip empty {\nchain pre { type nat hook prerouting priority dstnat\n}\n\
-                  chain post { type nat hook postrouting priority srcnat\n}\n\
-                  chain track { type filter hook forward priority 0\nct state invalid drop\n}\n}\n",
-            )?,
-            Path::IptablesLegacy | Path::IptablesNft => {
-                self.node.run(self.restore(), &[], text.as_bytes())?;
-            }
-            Path::Nftables => self.node.run("nft", &["-f", "-"], text.as_bytes())?,
-            Path::Tcx | Path::TcxUplink | Path::XdpNative | Path::XdpGeneric => {
-                return self.load_ours();
-            }
-            Path::Ipvs | Path::Socket | Path::Dsr => bail!("not measured yet"),
-        }
-        self.loading = began.elapsed();
-        Ok(())
-    }
-
-    fn restore(&self) -> &'static str {
-        if self.path == Path::IptablesLegacy {
-            "iptables-legacy-restore"
-        } else {
-            "iptables-nft-restore"
-        }
-    }
-
-    fn load_ours(&mut self) -> Result<()> {
-        let pins = Pins::temporary()?;
-        let (path, plan) = (self.path, self.plan);
-        let mut config = Config::new(None, pins.folder(), vec![IpAddr::from([169, 254, 1, 1])]);
-        let room = plan.services.next_power_of_two().max(1_024);
-        config.capacity.services = room;
-        config.capacity.frontends = room;
-        config.capacity.backends = (plan.services * plan.endpoints * 2).clamp(1_024, 1 << 20);
-        config.capacity.choice_lines =
-            (plan.services * plan.endpoints.next_power_of_two()).max(1_024) * 2;
-        config.transmit = Transmit::Auto;
-        config.xdp = match path {
-            Path::XdpNative => Some(XdpMode::Native),
-            Path::XdpGeneric => Some(XdpMode::Generic),
-            _ => Some(XdpMode::Absent),
+            ),
+            Path::IptablesLegacy | Path::IptablesNft => (rules::iptables(&plan), &[]),
+            Path::Nftables => (rules::nftables(&plan), &["-f", "-"]),
+            Path::Ipvs => (rules::ipvs(&plan), &["-R"]),
+            _ => return Ok(table),
         };
-        let (dataplane, loading) = self.node.enter(|| {
-            let mut dataplane = Dataplane::open(config)?;
-            attach(&mut dataplane, path, plan)?;
-            let began = Instant::now();
-            for number in 0..plan.services {
-                dataplane.upsert(&plan.model(number, 0))?;
-            }
-            anyhow::Ok((dataplane, began.elapsed()))
-        })??;
-        self.loading = loading;
-        self.dataplane = Some((dataplane, pins));
-        Ok(())
+        if path == Path::Ipvs {
+            topology.node.ip(&rules::ipvs_device(&plan))?;
+            // As kube-proxy sets it: masquerading asks conntrack.
+            topology.node.knob("ipv4/vs/conntrack", "1")?;
+        }
+        let began = Instant::now();
+        let ran = topology.node.ran(tool(path), arguments, text.as_bytes())?;
+        table.loading = began.elapsed();
+        table.tool_memory = ran.peak;
+        Ok(table)
     }
 
-    /// Changes one endpoint of a service; how long that took.
-    pub fn update(&mut self, service: u32, variant: u32) -> Result<Duration> {
+    /// Gives a service other endpoints; how long that took.
+    pub fn update(
+        &mut self,
+        topology: &Topology,
+        service: u32,
+        variant: Variant,
+    ) -> Result<Duration> {
         let plan = self.plan;
-        if let Some((dataplane, _)) = &mut self.dataplane {
-            let changed = plan.model(service, variant);
-            let began = Instant::now();
-            dataplane.upsert(&changed)?;
-            return Ok(began.elapsed());
+        let known = self
+            .variants
+            .iter()
+            .position(|(number, _)| *number == service);
+        let before = known.map_or(Variant::Loaded, |known| self.variants.swap_remove(known).1);
+        self.variants.push((service, variant));
+        if let Some(ours) = &mut self.ours {
+            return ours.update(&plan, service, variant);
         }
-        let (program, arguments, text): (_, &[&str], _) = match self.path {
+        let (arguments, text): (&[&str], _) = match self.path {
             Path::Nftables => (
-                "nft",
                 &["-f", "-"],
                 rules::nftables_update(&plan, service, variant),
             ),
+            Path::Ipvs => (
+                &["-R"],
+                rules::ipvs_update(&plan, service, (before, variant)),
+            ),
             _ => (
-                self.restore(),
                 &["--noflush"],
                 rules::iptables_update(&plan, service, variant),
             ),
         };
         let began = Instant::now();
-        self.node.run(program, arguments, text.as_bytes())?;
+        topology
+            .node
+            .run(tool(self.path), arguments, text.as_bytes())?;
         Ok(began.elapsed())
     }
 
-    /// What the dataplane's maps take of the kernel's memory.
-    pub fn map_memory(&self) -> Result<Option<u64>> {
-        let Some((dataplane, _)) = &self.dataplane else {
-            return Ok(None);
-        };
-        Ok(Some(
-            dataplane.map_memory()?.iter().map(|(_, bytes)| bytes).sum(),
-        ))
+    /// What is done about once a second wherever the dataplane runs.
+    pub fn sweep(&mut self, topology: &Topology) -> Result<()> {
+        match &mut self.ours {
+            Some(ours) => ours.sweep(topology),
+            None => Ok(()),
+        }
+    }
+
+    /// New flows that the dataplane has counted; none where it does not forward.
+    pub fn new_flows(&self) -> Result<Option<u64>> {
+        self.ours.as_ref().map(Ours::new_flows).transpose()
     }
 }
 
-fn attach(dataplane: &mut Dataplane, path: Path, plan: Plan) -> Result<()> {
-    dataplane.attach_pod(&PodInterface {
-        host_interface: "server0".into(),
-        addresses: (0..plan.endpoints + SPARE)
-            .map(|number| Plan::backend(number).into())
-            .collect(),
-        pod_mac: SERVER_MAC,
-    })?;
-    if path == Path::Tcx {
-        dataplane.attach_pod(&PodInterface {
-            host_interface: "client0".into(),
-            addresses: (0..CLIENTS)
-                .map(|number| Plan::client(number).into())
-                .collect(),
-            pod_mac: CLIENT_MAC,
-        })?;
-        return Ok(());
+fn tool(path: Path) -> &'static str {
+    match path {
+        Path::IptablesLegacy => "iptables-legacy-restore",
+        Path::IptablesNft => "iptables-nft-restore",
+        Path::Ipvs => "ipvsadm",
+        _ => "nft",
     }
-    let mode = dataplane.attach_uplink("client0")?;
-    let wished = match path {
-        Path::XdpNative => XdpMode::Native,
-        Path::XdpGeneric => XdpMode::Generic,
-        _ => XdpMode::Absent,
-    };
-    if mode != wished {
-        bail!("XDP cannot be attached in this mode here");
-    }
-    Ok(())
-}
-
-fn address(
-    space: &Space,
-    mac: [u8; 6],
-    addresses: impl Iterator<Item = std::net::Ipv4Addr>,
-) -> Result<()> {
-    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    let mut lines = format!("link set eth0 address {mac}\n");
-    for address in addresses {
-        let _ = writeln!(lines, "address add {address}/32 dev eth0");
-    }
-    lines.push_str("route add 169.254.1.1 dev eth0\nroute add default via 169.254.1.1\n");
-    space.ip(&lines)
 }
