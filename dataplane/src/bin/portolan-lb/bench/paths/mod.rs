@@ -107,8 +107,8 @@ fn compare(options: &Options, measures: &[Measure]) -> Result<Vec<Row>> {
 impl Findings {
     fn add(&mut self, task: &Task, stage: &mut Stage, turn: u32, time: Duration) {
         // As an agent does, but not while the time is taken: an agent has other CPUs.
-        let swept = stage.table.sweep(&stage.topology);
-        match swept.and_then(|()| task.measure.run(stage, turn, time)) {
+        let prepared = stage.table.prepare(&stage.topology, turn);
+        match prepared.and_then(|()| task.measure.run(stage, turn, time)) {
             Ok(run) => {
                 for figure in run {
                     let key = (task.stage, task.measure, figure.metric, figure.unit);

@@ -13,8 +13,8 @@ use portolan_dataplane::{
 
 use super::{
     group::Group,
-    plan::{CLIENTS, NODE, OTHER_NODE, Path, Plan, Variant},
-    topology::{CLIENT_MAC, SERVER_MAC, Topology},
+    plan::{NODE, OTHER_NODE, Path, Plan, Variant},
+    topology::{CLIENT_MAC, Topology, server_mac},
 };
 use crate::{pins::Pins, space::Space};
 
@@ -160,11 +160,18 @@ impl Ours {
         Ok(took)
     }
 
-    /// What an agent does about once a second.
-    pub fn sweep(&mut self, topology: &Topology) -> Result<()> {
+    /// What an agent does about once a second, and the client's address of a run: a pod has one.
+    pub fn prepare(&mut self, topology: &Topology, turn: u32) -> Result<()> {
+        let has_client_pod = self.path.has_client_pod();
         let spaces = std::iter::once(&topology.node).chain(&topology.other);
-        for (node, space) in self.nodes.iter_mut().zip(spaces) {
-            space.enter(|| node.dataplane.sweep())??;
+        for (Node { dataplane, .. }, space) in self.nodes.iter_mut().zip(spaces) {
+            space.enter(|| {
+                dataplane.sweep()?;
+                if has_client_pod {
+                    dataplane.attach_pod(&client(turn))?;
+                }
+                anyhow::Ok(())
+            })??;
         }
         Ok(())
     }
@@ -180,11 +187,23 @@ impl Ours {
     }
 }
 
-fn server(plan: &Plan) -> PodInterface {
+fn attach_servers(dataplane: &mut Dataplane, plan: &Plan) -> Result<()> {
+    for (number, addresses) in (0..).zip(plan.pods()) {
+        dataplane.attach_pod(&PodInterface {
+            host_interface: format!("server{number}"),
+            addresses: addresses.into_iter().map(IpAddr::from).collect(),
+            pod_mac: server_mac(number),
+        })?;
+    }
+    Ok(())
+}
+
+/// The client as a pod, with one of its addresses.
+fn client(number: u32) -> PodInterface {
     PodInterface {
-        host_interface: "server0".into(),
-        addresses: plan.backends().map(IpAddr::from).collect(),
-        pod_mac: SERVER_MAC,
+        host_interface: "client0".into(),
+        addresses: vec![Plan::client(number).into()],
+        pod_mac: CLIENT_MAC,
     }
 }
 
@@ -192,15 +211,9 @@ fn attach(dataplane: &mut Dataplane, path: Path, plan: &Plan, group: Option<&Gro
     if let Some(group) = group {
         dataplane.attach_sockets(group.path())?;
     }
-    dataplane.attach_pod(&server(plan))?;
-    if matches!(path, Path::Tcx | Path::Socket | Path::SocketTcx) {
-        dataplane.attach_pod(&PodInterface {
-            host_interface: "client0".into(),
-            addresses: (0..CLIENTS)
-                .map(|number| Plan::client(number).into())
-                .collect(),
-            pod_mac: CLIENT_MAC,
-        })?;
+    attach_servers(dataplane, plan)?;
+    if path.has_client_pod() {
+        dataplane.attach_pod(&client(0))?;
         return Ok(());
     }
     let mode = dataplane.attach_uplink("client0")?;
@@ -223,7 +236,7 @@ fn attach_on_fabric(dataplane: &mut Dataplane, plan: &Plan, near: bool) -> Resul
     });
     dataplane.set_networks(&nodes)?;
     if near {
-        dataplane.attach_pod(&server(plan))?;
+        attach_servers(dataplane, plan)?;
     }
     Ok(())
 }

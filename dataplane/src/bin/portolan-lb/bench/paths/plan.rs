@@ -13,6 +13,8 @@ pub const SERVICE_PORT: u16 = 80;
 pub const BACKEND_PORT: u16 = 8_080;
 /// How many addresses the client takes turns with, so that its ports do not run out.
 pub const CLIENTS: u32 = 64;
+/// Pods that backends are in. A pod has one address, unless there are more endpoints than these.
+pub const PODS: u32 = 4;
 /// The node's address on a fabric, and that of the node behind which the backends are.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 243, 0, 1);
 pub const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(10, 243, 0, 2);
@@ -122,6 +124,11 @@ impl Path {
         )
     }
 
+    /// Whether the client is a pod of the node whose dataplane forwards.
+    pub fn has_client_pod(self) -> bool {
+        matches!(self, Self::Tcx | Self::Socket | Self::SocketTcx)
+    }
+
     /// Whether clients' sockets must be in a control group with hooks.
     pub fn has_sockets(self) -> bool {
         matches!(self, Self::Socket | Self::SocketTcx)
@@ -185,9 +192,20 @@ impl Plan {
         }
     }
 
-    /// Every address that backends have, the spare one too.
-    pub fn backends(&self) -> impl Iterator<Item = Ipv4Addr> {
-        (0..=self.endpoints).map(Self::backend)
+    /// Every address that backends have, the spare one too, by the pods that they are in.
+    pub fn pods(&self) -> Vec<Vec<Ipv4Addr>> {
+        let pods = (self.endpoints + 1).min(PODS);
+        (0..pods)
+            .map(|pod| {
+                let numbers = (pod..=self.endpoints).step_by(PODS as usize);
+                numbers.map(Self::backend).collect()
+            })
+            .collect()
+    }
+
+    /// The pod that an endpoint is in.
+    pub fn pod_of(endpoint: u32) -> usize {
+        (endpoint % PODS) as usize
     }
 
     /// One of the client's addresses.

@@ -182,10 +182,10 @@ impl Table {
         Ok(began.elapsed())
     }
 
-    /// What is done about once a second wherever the dataplane runs.
-    pub fn sweep(&mut self, topology: &Topology) -> Result<()> {
+    /// Before a run: what is done about once a second wherever the dataplane runs, and what the run's client needs.
+    pub fn prepare(&mut self, topology: &Topology, turn: u32) -> Result<()> {
         match &mut self.ours {
-            Some(ours) => ours.sweep(topology),
+            Some(ours) => ours.prepare(topology, turn),
             None => Ok(()),
         }
     }

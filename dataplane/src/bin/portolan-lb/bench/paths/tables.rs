@@ -10,8 +10,8 @@ use portolan_dataplane::model::Protocol;
 
 use super::{
     Path, Plan,
-    load::{PATIENCE, Targets},
-    plan::{BACKEND_PORT, Variant},
+    load::{PATIENCE, Targets, listeners},
+    plan::Variant,
     stage::{self, Stage},
 };
 use crate::{
@@ -163,10 +163,10 @@ fn loads(options: &Options, path: Path, plan: Plan) -> Result<Vec<Held>> {
 /// took until the first connection followed, and until it was written.
 fn updates(path: Path, plan: Plan) -> Result<(Vec<f64>, Vec<f64>)> {
     let mut stage = Stage::new(path, plan)?;
-    let listener = stage.topology.server.enter(|| {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, BACKEND_PORT))?;
-        listener.set_nonblocking(true).map(|()| listener)
-    })??;
+    let listeners = listeners(&stage.topology.servers)?;
+    for listener in &listeners {
+        listener.set_nonblocking(true)?;
+    }
     let times = if path.is_ours() {
         UPDATES
     } else {
@@ -178,6 +178,7 @@ fn updates(path: Path, plan: Plan) -> Result<(Vec<f64>, Vec<f64>)> {
         let (mut followed, mut written) = (Vec::new(), Vec::new());
         for turn in 0..times / 2 {
             let service = (turn * 7_919) % plan.services;
+            table.prepare(topology, turn)?;
             table.update(topology, service, Variant::First)?;
             let targets = Targets::new(client, turn);
             for (variant, now_at) in [
@@ -188,7 +189,7 @@ fn updates(path: Path, plan: Plan) -> Result<(Vec<f64>, Vec<f64>)> {
                 // What a tool is given was made before its time is taken.
                 let took = table.update(topology, service, variant)?;
                 let around = start.elapsed().saturating_sub(took);
-                until_at(&targets, &listener, (service, now_at))?;
+                until_at(&targets, &listeners, (service, now_at))?;
                 let all = start.elapsed().saturating_sub(around);
                 followed.push(all.as_secs_f64() * 1e3);
                 written.push(took.as_secs_f64() * 1e3);
@@ -205,7 +206,7 @@ fn updates(path: Path, plan: Plan) -> Result<(Vec<f64>, Vec<f64>)> {
 /// Connects to a service until a connection reaches a backend.
 fn until_at(
     targets: &Targets,
-    listener: &TcpListener,
+    listeners: &[TcpListener],
     (service, backend): (u32, Ipv4Addr),
 ) -> Result<()> {
     let began = Instant::now();
@@ -213,8 +214,9 @@ fn until_at(
         let stream = targets
             .connect_to_service(service, PATIENCE)
             .with_context(|| format!("connect to service {service}"))?;
-        // The connection stands, so that it is in the listener's queue.
-        let (accepted, _) = listener.accept().context("accept a connection")?;
+        // The connection stands, so that it is in a listener's queue.
+        let accepted = listeners.iter().find_map(|listener| listener.accept().ok());
+        let (accepted, _) = accepted.context("a connection stands, but at no backend")?;
         let at = accepted.local_addr().context("ask where it arrived")?.ip();
         drop(stream);
         if at == IpAddr::V4(backend) {

@@ -1,9 +1,10 @@
 //! A client, a node and backends, each a network namespace.
 //!
 //! ```text
-//!   client eth0 ---- client0 node server0 ---- eth0 server (an address for each endpoint)
+//!   client eth0 ---- client0 node server0 ---- eth0 pod, with an endpoint's address
+//!                                 server1 ---- eth0 pod ...
 //!
-//!   client eth0 --.              .-- eth0 other server0 ---- eth0 server      where backends answer clients themselves
+//!   client eth0 --.              .-- eth0 other server0 ---- eth0 pod      where backends answer clients themselves
 //!                  fabric (bridge)
 //!   node eth0 ----'
 //! ```
@@ -16,7 +17,11 @@ use super::plan::{CLIENTS, NODE, OTHER_NODE, Path, Plan};
 use crate::space::{Space, wire};
 
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
-pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
+
+/// The MAC address of a backend's pod.
+pub fn server_mac(pod: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 2, pod]
+}
 
 /// The namespaces of a stage.
 pub struct Topology {
@@ -25,7 +30,8 @@ pub struct Topology {
     pub node: Space,
     /// The node of the backends, if that is another one.
     pub other: Option<Space>,
-    pub server: Space,
+    /// The backends' pods.
+    pub servers: Vec<Space>,
     _fabric: Option<Space>,
 }
 
@@ -38,7 +44,7 @@ impl Topology {
             Self::wires(plan)?
         };
         // No TIME_WAIT: what is measured is not how many ports the client has.
-        for space in [&topology.client, &topology.server] {
+        for space in topology.servers.iter().chain([&topology.client]) {
             space.knob("ipv4/tcp_max_tw_buckets", "0")?;
             space.knob("ipv4/ip_local_port_range", "1024 65535")?;
             space.knob("ipv4/tcp_no_metrics_save", "1")?;
@@ -47,34 +53,29 @@ impl Topology {
     }
 
     fn wires(plan: &Plan) -> Result<Self> {
-        let (client, node, server) = (Space::new()?, Space::new()?, Space::new()?);
+        let (client, node) = (Space::new()?, Space::new()?);
         wire((&node, "client0"), (&client, "eth0"))?;
-        wire((&node, "server0"), (&server, "eth0"))?;
         pod(&client, CLIENT_MAC, (0..CLIENTS).map(Plan::client))?;
-        pod(&server, SERVER_MAC, plan.backends())?;
-        node.ip(
-            "address add 169.254.1.1/32 dev client0\naddress add 169.254.1.1/32 dev server0\n\
-             route add 10.244.0.0/16 dev client0\nroute add 10.245.0.0/16 dev server0",
-        )?;
+        node.ip("address add 169.254.1.1/32 dev client0\nroute add 10.244.0.0/16 dev client0")?;
+        let servers = servers(&node, plan)?;
         Ok(Self {
             client,
             node,
             other: None,
-            server,
+            servers,
             _fabric: None,
         })
     }
 
     fn fabric(plan: &Plan) -> Result<Self> {
-        let [client, node, other, server, fabric] = [(); 5].map(|()| Space::new());
-        let (client, node, other, server, fabric) = (client?, node?, other?, server?, fabric?);
+        let [client, node, other, fabric] = [(); 4].map(|()| Space::new());
+        let (client, node, other, fabric) = (client?, node?, other?, fabric?);
         fabric.ip("link add br0 type bridge\nlink set br0 up")?;
         for (number, space) in [&client, &node, &other].into_iter().enumerate() {
             let port = format!("port{number}");
             wire((&fabric, &port), (space, "eth0"))?;
             fabric.ip(&format!("link set {port} master br0"))?;
         }
-        wire((&other, "server0"), (&server, "eth0"))?;
         let mut lines = String::from("address add 10.243.0.3/24 dev eth0\n");
         for number in 0..CLIENTS {
             let _ = writeln!(lines, "address add {}/32 dev eth0", Plan::client(number));
@@ -85,18 +86,34 @@ impl Topology {
              route add 10.245.0.0/16 via {OTHER_NODE}"
         ))?;
         other.ip(&format!(
-            "address add {OTHER_NODE}/24 dev eth0\nroute add 10.244.0.0/16 dev eth0\n\
-             address add 169.254.1.1/32 dev server0\nroute add 10.245.0.0/16 dev server0"
+            "address add {OTHER_NODE}/24 dev eth0\nroute add 10.244.0.0/16 dev eth0"
         ))?;
-        pod(&server, SERVER_MAC, plan.backends())?;
+        let servers = servers(&other, plan)?;
         Ok(Self {
             client,
             node,
             other: Some(other),
-            server,
+            servers,
             _fabric: Some(fabric),
         })
     }
+}
+
+/// Joins the backends' pods to their node.
+fn servers(node: &Space, plan: &Plan) -> Result<Vec<Space>> {
+    let mut servers = Vec::new();
+    for (number, addresses) in (0..).zip(plan.pods()) {
+        let (space, device) = (Space::new()?, format!("server{number}"));
+        wire((node, &device), (&space, "eth0"))?;
+        let mut lines = format!("address add 169.254.1.1/32 dev {device}\n");
+        for address in &addresses {
+            let _ = writeln!(lines, "route add {address}/32 dev {device}");
+        }
+        node.ip(&lines)?;
+        pod(&space, server_mac(number), addresses.into_iter())?;
+        servers.push(space);
+    }
+    Ok(servers)
 }
 
 /// Gives a namespace addresses and routes as a pod network does.

@@ -5,23 +5,23 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
     Figure, Measure,
     client::{Targets, ask},
-    server::{Life, Waiting},
+    server::{Life, Waiting, listeners},
     with_server,
 };
 use crate::{
     bench::paths::{
-        plan::{BACKEND_PORT, Variant},
+        plan::Variant,
         stage::{Client, Table},
         topology::Topology,
     },
@@ -51,7 +51,7 @@ pub fn run(
         let figures = with_server(
             Measure::Churn,
             client,
-            |life| serve(&topology.server, &life),
+            |life| serve(&topology.servers, &life),
             || knock(&Targets::new(client, turn), time),
         );
         over.store(true, Ordering::Release);
@@ -113,26 +113,30 @@ fn knock(targets: &Targets, time: Duration) -> Result<Vec<Figure>> {
 }
 
 /// Answers on many connections by turns.
-fn serve(space: &Space, life: &Life<'_>) -> Result<()> {
-    space.join()?;
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, BACKEND_PORT))?;
+fn serve(pods: &[Space], life: &Life<'_>) -> Result<()> {
+    let listeners = listeners(pods)?;
     let waiting = Waiting::new()?;
-    waiting.add(&listener, 0)?;
+    for (number, listener) in listeners.iter().enumerate() {
+        waiting.add(listener, number)?;
+    }
     life.is_ready()?;
-    let mut streams: Vec<Option<TcpStream>> = vec![None];
+    // Streams are numbered after the listeners.
+    let mut streams: Vec<Option<TcpStream>> = Vec::new();
     while let Some(number) = waiting.next(life)? {
-        let place = usize::try_from(number).context("a place in a list")?;
-        if place == 0 {
+        if let Some(listener) = listeners.get(number) {
             let (stream, _) = listener.accept()?;
             stream.set_nodelay(true)?;
-            let free = (1..streams.len()).find(|&place| streams[place].is_none());
+            let free = streams.iter().position(Option::is_none);
             let place = free.unwrap_or_else(|| {
                 streams.push(None);
                 streams.len() - 1
             });
-            waiting.add(&stream, place as u64)?;
+            waiting.add(&stream, listeners.len() + place)?;
             streams[place] = Some(stream);
-        } else if let Some(stream) = &mut streams[place] {
+            continue;
+        }
+        let place = number - listeners.len();
+        if let Some(stream) = &mut streams[place] {
             let mut byte = [0];
             let goes_on = match stream.read(&mut byte) {
                 Ok(0) => false,

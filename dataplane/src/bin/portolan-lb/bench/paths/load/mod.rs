@@ -21,6 +21,7 @@ use super::{
     stage::{Client, Stage},
 };
 pub use client::Targets;
+pub use server::listeners;
 use server::serve;
 
 /// How long a client waits for anything before it gives up.
@@ -99,16 +100,14 @@ impl Measure {
         let (client, topology, table) = stage.split();
         match self {
             Self::UdpFlood => {
-                let servers = topology
-                    .server
-                    .enter(|| server::udp_sockets(&client.plan))??;
+                let servers = server::udp_sockets(&topology.servers, &client.plan)?;
                 client::flood(client, &servers, turn, time)
             }
             Self::Churn => churn::run(client, topology, table, turn, time),
             _ => with_server(
                 self,
                 client,
-                |stop| serve(self, &topology.server, &client.plan, stop),
+                |stop| serve(self, &topology.servers, &client.plan, stop),
                 || self.load(client, turn, time),
             ),
         }

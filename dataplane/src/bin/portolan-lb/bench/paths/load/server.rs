@@ -43,16 +43,20 @@ impl Life<'_> {
 }
 
 /// The server of a run: says when it is there, and ends when it is told to.
-pub fn serve(measure: Measure, space: &Space, plan: &Plan, life: Life<'_>) -> Result<()> {
-    space.join()?;
+pub fn serve(measure: Measure, pods: &[Space], plan: &Plan, life: Life<'_>) -> Result<()> {
     if measure.protocol() == Protocol::Udp {
-        return echo_datagrams(&udp_sockets(plan)?, &life);
+        return echo_datagrams(&udp_sockets(pods, plan)?, &life);
     }
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, BACKEND_PORT))?;
+    let listeners = listeners(pods)?;
     let waiting = Waiting::new()?;
-    waiting.add(&listener, 0)?;
+    for (number, listener) in (0..).zip(&listeners) {
+        waiting.add(listener, number)?;
+    }
     life.is_ready()?;
-    while waiting.next(&life)?.is_some() {
+    while let Some(number) = waiting.next(&life)? {
+        let Some(listener) = listeners.get(number) else {
+            continue;
+        };
         let (mut stream, _) = listener.accept()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         if measure == Measure::TcpStream {
@@ -64,6 +68,16 @@ pub fn serve(measure: Measure, space: &Space, plan: &Plan, life: Life<'_>) -> Re
         }
     }
     Ok(())
+}
+
+/// A listener in each of the backends' pods.
+pub fn listeners(pods: &[Space]) -> Result<Vec<TcpListener>> {
+    pods.iter()
+        .map(|pod| {
+            let bound = pod.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, BACKEND_PORT)))?;
+            bound.context("listen in a backend's pod")
+        })
+        .collect()
 }
 
 fn answer(stream: &mut TcpStream) -> io::Result<()> {
@@ -84,18 +98,18 @@ impl Waiting {
     }
 
     /// Waits for a socket too.
-    pub fn add(&self, socket: &impl std::os::fd::AsFd, number: u64) -> Result<()> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+    pub fn add(&self, socket: &impl std::os::fd::AsFd, number: usize) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
         self.0.add(socket, event).context("wait for a socket")
     }
 
     /// The number of a socket that has something; none when it is time to stop.
-    pub fn next(&self, life: &Life<'_>) -> Result<Option<u64>> {
+    pub fn next(&self, life: &Life<'_>) -> Result<Option<usize>> {
         let mut events = [EpollEvent::empty()];
         loop {
             match self.0.wait(&mut events, EpollTimeout::from(LOOK_EVERY)) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return Ok(Some(events[0].data())),
+                Ok(_) => return Ok(usize::try_from(events[0].data()).ok()),
                 Err(error) => return Err(error).context("wait for clients"),
             }
             if life.is_over() {
@@ -106,10 +120,13 @@ impl Waiting {
 }
 
 /// A socket for each endpoint: one for all would answer from the wrong address.
-pub fn udp_sockets(plan: &Plan) -> Result<Vec<UdpSocket>> {
+pub fn udp_sockets(pods: &[Space], plan: &Plan) -> Result<Vec<UdpSocket>> {
     (0..plan.endpoints)
         .map(|endpoint| {
-            let socket = UdpSocket::bind((Plan::backend(endpoint), BACKEND_PORT))?;
+            let pod = pods.get(Plan::pod_of(endpoint)).context("a pod for each")?;
+            let address = (Plan::backend(endpoint), BACKEND_PORT);
+            let bound = pod.enter(|| UdpSocket::bind(address))?;
+            let socket = bound.context("bind in a backend's pod")?;
             socket.set_nonblocking(true)?;
             Ok(socket)
         })
@@ -124,10 +141,9 @@ fn echo_datagrams(sockets: &[UdpSocket], life: &Life<'_>) -> Result<()> {
     life.is_ready()?;
     let mut byte = [0];
     while let Some(number) = waiting.next(life)? {
-        let socket = usize::try_from(number)
-            .ok()
-            .and_then(|number| sockets.get(number));
-        let Some(socket) = socket else { continue };
+        let Some(socket) = sockets.get(number) else {
+            continue;
+        };
         match socket.recv_from(&mut byte) {
             Ok((_, from)) => drop(socket.send_to(&byte, from)?),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
