@@ -83,9 +83,15 @@ fn check(row: &Value) {
 /// Whether a row says that this machine lacks what its path needs, or that it was noisy: both are the machine's.
 fn is_the_machines(row: &Value) -> bool {
     let reason = row["reason"].as_str().unwrap_or_default();
-    ["noisy", "IPVS", "cannot be run", "ended before its memory"]
-        .iter()
-        .any(|excuse| reason.contains(excuse))
+    [
+        "noisy",
+        "IPVS",
+        "cannot be run",
+        "ended before its memory",
+        "socket hooks that can refuse",
+    ]
+    .iter()
+    .any(|excuse| reason.contains(excuse))
 }
 
 /// The paths on which there are rows of a benchmark.
@@ -188,6 +194,36 @@ fn tables_are_loaded_and_changed_and_datagrams_go_the_same_ways() {
     ] {
         assert_eq!(paths(&rows, name), ["nftables", "tcx"].into(), "{name}");
     }
+}
+
+/// IPVS is what other kernels have, so that virtual machines run this.
+#[test]
+fn ipvs_stands_beside_the_dataplane_where_the_kernel_has_it() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let json = folder.path().join("rows");
+    let names = ["paths/connect", "paths/churn", "tables/update_one"];
+    let options = [
+        "--services=2",
+        "--endpoints=2",
+        "--repeat=1",
+        "--seconds=0.1",
+    ];
+    let chosen = ["--paths=ipvs,tcx", "--json", text(&json)];
+    let table = succeed(&[&names[..], &options, &chosen].concat());
+    let rows = rows(&json);
+    for row in &rows {
+        check(row);
+        assert!(row["valid"] == true || is_the_machines(row), "{row}");
+        let metric = row["metric"].as_str().unwrap_or_default();
+        if metric == "lost_new" || metric == "lost_standing" && row["path"] == "tcx" {
+            assert_eq!(row["median"], 0.0, "{row}");
+        }
+    }
+    let has_ipvs = Path::new("/proc/net/ip_vs").exists();
+    let is_taken = |row: &Value| row["path"] == "ipvs" && row["valid"] == true;
+    assert_eq!(rows.iter().any(is_taken), has_ipvs, "{table}");
+    // What the figures of other kernels are is worth a look.
+    print!("{table}");
 }
 
 /// A figure of a program counts only if the program did what is timed.

@@ -29,7 +29,7 @@ const DEFAULT: [(&str, &str); 8] = [
     ("packets", ""),
     ("sockets", ""),
     ("socket_hooks", ""),
-    ("alone", "benchmark"),
+    ("bench", "ipvs"),
     ("containers", ""),
     ("devices", ""),
     ("network", ""),
