@@ -259,31 +259,45 @@ pub fn ipvs_device(plan: &Plan) -> String {
     text
 }
 
-/// What `ipvsadm -R` is given for all services.
+/// What `ipvsadm -R` is given for all services. The spare endpoints are there too, without weight.
 pub fn ipvs(plan: &Plan) -> String {
     let mut text = String::new();
     for service in 0..plan.services {
-        let virtual_server = ipvs_server(plan, service);
-        let _ = writeln!(text, "-A {virtual_server} -s rr");
+        let _ = writeln!(text, "-A {} -s rr", ipvs_server(plan, service));
         for backend in plan.endpoints(Variant::Loaded) {
-            let _ = writeln!(text, "-a {virtual_server} -r {backend}:{BACKEND_PORT} -m");
+            ipvs_backend(plan, service, backend, ('a', 1), &mut text);
         }
+        ipvs_backend(plan, service, plan.spare(), ('a', 0), &mut text);
     }
     text
 }
 
-/// What `ipvsadm -R` is given when a service's endpoints change.
+/// What `ipvsadm -R` is given when a service's endpoints change: what leaves gets no weight, as kube-proxy does as long as
+/// there are connections to it.
 pub fn ipvs_update(plan: &Plan, service: u32, (before, after): (Variant, Variant)) -> String {
-    let virtual_server = ipvs_server(plan, service);
     let (before, after) = (plan.endpoints(before), plan.endpoints(after));
     let mut text = String::new();
-    for backend in after.iter().filter(|address| !before.contains(address)) {
-        let _ = writeln!(text, "-a {virtual_server} -r {backend}:{BACKEND_PORT} -m");
+    for &backend in after.iter().filter(|address| !before.contains(address)) {
+        ipvs_backend(plan, service, backend, ('e', 1), &mut text);
     }
-    for backend in before.iter().filter(|address| !after.contains(address)) {
-        let _ = writeln!(text, "-d {virtual_server} -r {backend}:{BACKEND_PORT}");
+    for &backend in before.iter().filter(|address| !after.contains(address)) {
+        ipvs_backend(plan, service, backend, ('e', 0), &mut text);
     }
     text
+}
+
+fn ipvs_backend(
+    plan: &Plan,
+    service: u32,
+    backend: Ipv4Addr,
+    (command, weight): (char, u32),
+    text: &mut String,
+) {
+    let _ = writeln!(
+        text,
+        "-{command} {} -r {backend}:{BACKEND_PORT} -m -w {weight}",
+        ipvs_server(plan, service)
+    );
 }
 
 fn ipvs_server(plan: &Plan, service: u32) -> String {

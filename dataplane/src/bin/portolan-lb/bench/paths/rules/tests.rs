@@ -122,6 +122,6 @@ fn an_update_names_the_new_endpoints_alone() {
     assert_eq!(iptables.matches("-A KUBE-SERVICES").count(), 4);
     assert_eq!(
         ipvs_update(&plan, 1, (Variant::Loaded, Variant::Changed)),
-        "-a -t 10.96.1.1:80 -r 10.245.0.3:8080 -m\n-d -t 10.96.1.1:80 -r 10.245.0.1:8080\n"
+        "-e -t 10.96.1.1:80 -r 10.245.0.3:8080 -m -w 1\n-e -t 10.96.1.1:80 -r 10.245.0.1:8080 -m -w 0\n"
     );
 }
