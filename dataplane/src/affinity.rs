@@ -13,7 +13,7 @@ use crate::{
 /// Takes out the clients whose time is over, and those of services that are gone. `seconds` is by service id; says how
 /// many went. A client that comes back in the same moment may lose its entry, which has run out for it anyway.
 pub fn sweep(maps: &Maps, seconds: &HashMap<u32, u32>) -> Result<u64, Error> {
-    let now = sys::coarse_now();
+    let now = sys::clock::now();
     let mut gone = 0;
     let entries = maps
         .affinity

@@ -128,7 +128,7 @@ pub fn sweep(maps: &Maps) -> Census {
 fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
     each(table, |bucket, at, meta| {
         // The clock is read after the word: a flow is never judged by a time before its last packet.
-        if meta.is_stale(sys::coarse_now()) {
+        if meta.is_stale(sys::clock::now()) {
             let empty = meta.0 & Meta::LOCK;
             let word = table.word(bucket, at + B::META);
             if word
@@ -147,7 +147,7 @@ fn sweep_table<B: Layout>(table: &Mapped<B>, census: &mut Census) {
 
 /// Takes every TCP flow that is being opened for established.
 pub fn establish(maps: &Maps) {
-    let now = sys::coarse_now();
+    let now = sys::clock::now();
     establish_table(&maps.flows_v4, now);
     establish_table(&maps.flows_v6, now);
 }
@@ -200,7 +200,7 @@ fn list_table<B: Layout>(
             backend: (frontend, ports.frontend.get()),
             service: None,
             locality: Locality::Elsewhere,
-            idle_seconds: meta.idle_nanoseconds(sys::coarse_now()) / 1_000_000_000,
+            idle_seconds: meta.idle_nanoseconds(sys::clock::now()) / 1_000_000_000,
             state: meta.stage().name().to_owned(),
         };
         if meta.backend() == WORLD {

@@ -97,11 +97,11 @@ impl Pair {
 
     /// Sends a frame through both.
     fn send(&mut self, program: &'static str, frame: &[u8]) {
-        // A tick amid a packet must stay rare.
-        while [TICK, SECOND]
-            .iter()
-            .any(|tick| coarse_now() % tick > tick - tick / 32)
-        {
+        // A tick amid a packet must stay rare, and the programs' clock is up to a jiffy off this one.
+        while [TICK, SECOND].iter().any(|tick| {
+            let edge = tick / 32;
+            !(edge..=tick - edge).contains(&(coarse_now() % tick))
+        }) {
             std::thread::yield_now();
         }
         let before = coarse_now();

@@ -115,6 +115,11 @@ impl Bucket<V4> for MapBucketV4 {
     }
 
     #[inline(always)]
+    fn is_between(&self, slot: u32, client: V4, frontend: V4) -> bool {
+        self.addresses(slot) == SlotV4::addresses(client, frontend)
+    }
+
+    #[inline(always)]
     fn write(&self, slot: u32, client: V4, frontend: V4) {
         // SAFETY: the field lies in the slot, and the lock keeps other writers out.
         unsafe {

@@ -2,10 +2,34 @@
 
 use core::arch::asm;
 
-use portolan_abi::parse::Bytes;
+use portolan_abi::{address::Address, parse::Bytes};
 
 /// Every header that is ever looked at ends before this.
 const HEADERS: usize = 128;
+
+/// Writes the two addresses of a packet word by word: copied as a whole, they crash the compiler's back end.
+///
+/// # Safety
+/// `to` must point into a packet, as [`Frame::at`] checks it.
+#[inline(always)]
+pub unsafe fn write_addresses<A: Address>(to: *mut [A; 2], source: A, destination: A) {
+    let [a, b] = source.words();
+    let [c, d] = destination.words();
+    // SAFETY: the caller's pointer is to both addresses, and BPF's stores need no alignment in packets.
+    unsafe {
+        if A::IS_V6 {
+            let to = to.cast::<u64>();
+            *to = a;
+            *to.add(1) = b;
+            *to.add(2) = c;
+            *to.add(3) = d;
+        } else {
+            let to = to.cast::<u32>();
+            *to = a as u32;
+            *to.add(1) = c as u32;
+        }
+    }
+}
 
 /// The part of a packet that can be read directly.
 #[derive(Clone, Copy)]
@@ -58,6 +82,69 @@ impl Frame {
         // SAFETY: `at` checked that the value lies in the packet; packet bytes are valid for the integers that
         // `Bytes` reads, and BPF's loads need no alignment there.
         Some(unsafe { *pointer })
+    }
+}
+
+/// The first bytes of a packet, all of which lie in the frame: one check for all of them. Offsets must be constants.
+#[derive(Clone, Copy)]
+pub struct Head<const BYTES: usize> {
+    start: usize,
+    length: u32,
+}
+
+impl Frame {
+    /// The first bytes, if the frame has that many.
+    #[inline(always)]
+    pub fn head<const BYTES: usize>(self) -> Option<Head<BYTES>> {
+        if self.start + BYTES > self.end {
+            return None;
+        }
+        Some(Head {
+            start: self.start,
+            length: self.length,
+        })
+    }
+}
+
+impl<const BYTES: usize> Head<BYTES> {
+    /// A pointer to `T` at an offset.
+    #[inline(always)]
+    pub fn at<T>(self, offset: usize) -> Option<*mut T> {
+        (offset + size_of::<T>() <= BYTES).then_some((self.start + offset) as *mut T)
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: usize) -> Option<T> {
+        let pointer = self.at::<T>(offset)?;
+        // SAFETY: as for a frame.
+        Some(unsafe { *pointer })
+    }
+}
+
+impl<const BYTES: usize> Bytes for Head<BYTES> {
+    #[inline(always)]
+    fn length(self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
+    fn u8(self, offset: usize) -> Option<u8> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn u16(self, offset: usize) -> Option<u16> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn u32(self, offset: usize) -> Option<u32> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn u64(self, offset: usize) -> Option<u64> {
+        self.read(offset)
     }
 }
 

@@ -18,8 +18,9 @@
 //! Processes of this node need not go that way: the socket hooks on their control group ([`socket`]) put a backend's
 //! address in place of the frontend's when a socket connects or names a receiver, and no packet is translated at all.
 //!
-//! Each program is parse -> [`portolan_abi::plan::plan`] -> [`portolan_abi::route`] -> rewrite -> verdict. The
-//! decisions are in `portolan-abi`; here are only packet access, maps and verdicts.
+//! Each program is parse -> [`portolan_abi::route`] -> rewrite -> verdict. Before it, [`known`] tries the short way, by
+//! [`portolan_abi::hit`], which most packets go. The decisions are in `portolan-abi`; here are only packet access, maps and
+//! verdicts.
 //!
 //! # Invariants
 //! - A packet is rewritten whole or not at all: what can fail is tried first, and what fails later drops the packet.
@@ -28,8 +29,8 @@
 //! - What is for the node's own processes comes in at lo, where a source that is the node's own address is no forgery.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
-//! - `unsafe` is in `frame`, `handed`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`, `skb`, `xdp` and
-//!   `watch`, nowhere else.
+//! - `unsafe` is in `frame`, `handed`, `known`, `lock`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`,
+//!   `skb`, `xdp` and `watch`, nowhere else.
 //!
 //! # How to build, inspect and test
 //! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
@@ -49,6 +50,7 @@ mod frame;
 mod handed;
 mod hooks;
 mod hops;
+mod known;
 mod lock;
 mod maps;
 mod skb;

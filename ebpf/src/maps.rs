@@ -2,10 +2,9 @@
 
 use core::ptr::{addr_of, addr_of_mut};
 
-#[cfg(not(feature = "old-kernels"))]
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::generated::bpf_jiffies64,
     macros::map,
     maps::{
         Array, HashMap, PerCpuArray,
@@ -89,6 +88,13 @@ static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0
 /// Written and read by userspace alone: what belongs to a service's id.
 #[map]
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+
+/// What a jiffy is on this kernel; the loader writes it.
+#[unsafe(no_mangle)]
+static NANOSECONDS_PER_JIFFY: u64 = 1_000_000;
+/// The jiffy in which the monotonic clock began; the loader writes it.
+#[unsafe(no_mangle)]
+static FIRST_JIFFY: u64 = 0xffff_ffff - 300_000 + 1;
 
 /// A family with its maps.
 pub trait Family: Echo + Encapsulate + Refuse + OfSender + TooBig {
@@ -210,13 +216,11 @@ impl<A: Family> Tables<A> for Maps {
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        #[cfg(feature = "old-kernels")]
-        // SAFETY: the helper takes nothing and returns a number.
-        return unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
-        #[cfg(not(feature = "old-kernels"))]
-        // SAFETY: the helper takes nothing and returns a number.
+        // SAFETY: numbers that the loader has written before the program was loaded; the helper takes nothing.
         unsafe {
-            bpf_ktime_get_coarse_ns()
+            let jiffy = (&raw const NANOSECONDS_PER_JIFFY).read_volatile();
+            let first = (&raw const FIRST_JIFFY).read_volatile();
+            (bpf_jiffies64() - first) * jiffy
         }
     }
 

@@ -4,7 +4,7 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh as NextHop},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
         bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -21,7 +21,7 @@ use portolan_abi::{
 };
 
 use crate::{
-    frame::Frame,
+    frame::{Frame, write_addresses},
     hops::{self, AF_INET, AF_INET6, Hop, halves},
 };
 
@@ -129,8 +129,61 @@ fn transport<A: Echo>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
 }
 
 /// Changes a packet's addresses and ports with the checksums over them.
+///
+/// What pods send mostly leaves its checksum to a device; what comes in at the uplink mostly has it already.
 #[inline(always)]
 pub fn rewrite<A: Echo>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    hook: Hook,
+) -> Result<(), DropReason> {
+    if hook.is_uplink() && packet.protocol != protocol::ICMP && !refusal::is_partial(packet) {
+        rewrite_complete(context, packet, rewrite).ok_or(DropReason::RewriteFailed)
+    } else {
+        rewrite_any(context, packet, rewrite)
+    }
+}
+
+/// The same for a packet whose checksum is complete: it is written directly.
+#[inline(always)]
+fn rewrite_complete<A: Echo>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+) -> Option<()> {
+    let addresses = rewrite.addresses(packet);
+    let whole = addresses.and(rewrite.ports(packet));
+    let (offset, sum) = if packet.protocol == protocol::TCP {
+        (field::TCP_CHECKSUM, checksum::apply(packet.checksum, whole))
+    } else {
+        (
+            field::UDP_CHECKSUM,
+            checksum::apply_udp(packet.checksum, whole),
+        )
+    };
+    let frame = frame(context);
+    let transport = frame.at::<Be16>(packet.transport + offset)?;
+    // SAFETY: `at` checked the pointer, and BPF's stores need no alignment in packets.
+    unsafe { *transport = sum };
+    write(frame, packet, rewrite, packet.transport)?;
+    if !A::IS_V6 {
+        // The sum that a device made over all of the packet: IPv4's own checksum balances the addresses, so that only the
+        // transport's tells. Where there is no such sum the helper refuses. In IPv6 everything is balanced.
+        // SAFETY: the context is the program's own.
+        unsafe {
+            bpf_csum_update(
+                context.as_ptr().cast(),
+                u32::from(!(addresses.sum() as u16)),
+            )
+        };
+    }
+    Some(())
+}
+
+/// The same for every packet.
+#[inline(always)]
+fn rewrite_any<A: Echo>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
@@ -178,7 +231,7 @@ fn write<A: Echo>(
         if !A::IS_V6 {
             *header = checksum::apply(*header, rewrite.addresses(packet));
         }
-        *network = [rewrite.source, rewrite.destination];
+        write_addresses(network, rewrite.source, rewrite.destination);
         if packet.protocol == protocol::ICMP {
             (*ports)[0] = echo::identifier(rewrite);
         } else {

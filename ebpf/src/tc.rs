@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use portolan_abi::{
     address::{V4, V6},
-    backend::delivery,
+    backend::{Backend, delivery},
     bytes::Be16,
     config::NodeConfig,
     drop_reason::DropReason,
@@ -21,6 +21,7 @@ use portolan_abi::{
 
 use crate::{
     count, exits,
+    known::Plain,
     maps::{self, Family, Maps},
     skb, tunnel,
     watch::{self, Watched},
@@ -38,11 +39,29 @@ pub fn handle(context: &TcContext, hook: Hook) -> i32 {
     let Some(ether_type) = ether_type(context, hook) else {
         return PASS;
     };
-    let verdict = match ether_type {
-        ETHER_V4 => family::<V4>(context, arrival::<V4>(context, hook)),
-        ETHER_V6 => family::<V6>(context, arrival::<V6>(context, hook)),
-        _ => return PASS,
+    match ether_type {
+        ETHER_V4 => arrived::<V4>(context, arrival::<V4>(context, hook)),
+        ETHER_V6 => arrived::<V6>(context, arrival::<V6>(context, hook)),
+        _ => PASS,
+    }
+}
+
+#[inline(always)]
+fn arrived<A: Plain + Watched>(context: &TcContext, hook: Hook) -> i32
+where
+    Maps: Stages<A>,
+{
+    let known = if hook == Hook::POD || hook == Hook::UPLINK {
+        A::deliver(context, hook)
+    } else {
+        None
     };
+    known.unwrap_or_else(|| settle(family::<A>(context, hook)))
+}
+
+/// The verdict; a failure is counted and drops the packet, which may be half rewritten.
+#[inline(always)]
+pub fn settle(verdict: Result<i32, DropReason>) -> i32 {
     match verdict {
         Ok(verdict) => verdict,
         Err(reason) => {
@@ -97,7 +116,7 @@ where
             if let Some(backend) = maps::backend(outcome.number()) {
                 count::forwarded(backend, &packet);
             }
-            to_client(context, &packet, &rewrite, (outcome, hook), config)
+            to_client(context, &packet, (&rewrite, hook), outcome, config)
         }
         Action::Refuse => Ok(refuse(context, &packet, outcome, hook)),
         Action::Drop => {
@@ -206,7 +225,25 @@ fn to_backend<A: Family>(
         outcome.port(),
         A::node_address(maps.config),
     );
-    skb::rewrite(context, packet, rewrite)?;
+    to_address(
+        context,
+        packet,
+        (rewrite, hook),
+        (outcome, backend),
+        maps.config,
+    )
+}
+
+/// Rewrites a packet and sends it to its backend's address.
+#[inline(always)]
+pub fn to_address<A: Family>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    (rewrite, hook): (&Rewrite<A>, Hook),
+    (outcome, backend): (Outcome, &Backend),
+    config: &'static NodeConfig,
+) -> Result<i32, DropReason> {
+    skb::rewrite(context, packet, rewrite, hook)?;
     match backend.delivery {
         delivery::PEER => skb::to_pod(
             context,
@@ -216,7 +253,7 @@ fn to_backend<A: Family>(
         ),
         way if delivery::leaves(way) => {
             let carries_pod = hook == Hook::POD && outcome.port().0 == 0;
-            Ok(exits::leave(rewrite.destination, carries_pod, maps.config))
+            Ok(exits::leave(rewrite.destination, carries_pod, config))
         }
         // The stack takes no packet with the node's own address as its source from any other interface.
         delivery::STACK if hook.is_node() || outcome.port().0 != 0 => skb::to_node(context),
@@ -224,15 +261,16 @@ fn to_backend<A: Family>(
     }
 }
 
+/// Rewrites a reply and sends it to its client.
 #[inline(always)]
-fn to_client<A: Family>(
+pub fn to_client<A: Family>(
     context: &TcContext,
     packet: &Packet<A>,
-    rewrite: &Rewrite<A>,
-    (outcome, hook): (Outcome, Hook),
+    (rewrite, hook): (&Rewrite<A>, Hook),
+    outcome: Outcome,
     config: &'static NodeConfig,
 ) -> Result<i32, DropReason> {
-    skb::rewrite(context, packet, rewrite)?;
+    skb::rewrite(context, packet, rewrite, hook)?;
     if outcome.is_to_node() {
         return skb::to_node(context);
     }

@@ -21,6 +21,7 @@ use portolan_abi::{
 
 use crate::{
     count, hops,
+    known::Plain,
     maps::{self, Family, Maps},
     tunnel,
     watch::{self, Watched},
@@ -37,8 +38,8 @@ pub fn handle(context: &XdpContext) -> u32 {
         return XDP_PASS;
     }
     match xdp::headers(context).u16(field::ETHER_TYPE).map(Be16) {
-        Some(ETHER_V4) => family::<V4>(context, config),
-        Some(ETHER_V6) => family::<V6>(context, config),
+        Some(ETHER_V4) => V4::transmit(context).unwrap_or_else(|| family::<V4>(context, config)),
+        Some(ETHER_V6) => V6::transmit(context).unwrap_or_else(|| family::<V6>(context, config)),
         _ => XDP_PASS,
     }
 }

@@ -7,7 +7,7 @@ use portolan_abi::{
     outcome::Action,
     parse::Packet,
     rewrite::Rewrite,
-    tables::{Stages, Tables},
+    tables::{Hook, Stages, Tables},
 };
 
 use crate::{
@@ -43,7 +43,7 @@ where
                 source_port: outcome.port(),
                 destination_port: packet.destination_port,
             };
-            skb::rewrite(context, packet, &rewrite)?;
+            skb::rewrite(context, packet, &rewrite, Hook::POD)?;
             Ok(skb::to_neighbour(maps.config.uplink))
         }
         Action::Drop => {

@@ -13,12 +13,22 @@ use portolan_abi::{
     rewrite::Rewrite,
 };
 
-use crate::{frame::Frame, hops::Hop};
+use crate::{
+    frame::{Frame, write_addresses},
+    hops::Hop,
+};
 
 /// The same without asking for the packet's length, for what does not look at it.
 #[inline(always)]
 pub fn headers(context: &XdpContext) -> Frame {
     Frame::new(context.data(), context.data_end(), 0)
+}
+
+/// The first buffer, taken for the whole packet.
+#[inline(always)]
+pub fn linear(context: &XdpContext) -> Frame {
+    let length = context.data_end() - context.data();
+    Frame::new(context.data(), context.data_end(), length as u32)
 }
 
 /// Whether a packet may lie in several buffers. The loader says no where the kernel cannot, and the verifier then drops
@@ -81,7 +91,7 @@ pub fn rewrite<A: Address>(
         if !A::IS_V6 {
             *header = checksum::apply(*header, addresses);
         }
-        *network = [rewrite.source, rewrite.destination];
+        write_addresses(network, rewrite.source, rewrite.destination);
         *ports = [rewrite.source_port, rewrite.destination_port];
         *transport = sum;
     }

@@ -65,6 +65,11 @@ impl Programs {
         let name = file.unwrap_or(Path::new("the built-in kernel programs"));
         let slots = portolan_abi::flow::SLOTS;
         let mut loader = EbpfLoader::new();
+        let jiffies =
+            sys::clock::jiffies().map_err(|error| failed("ask for jiffies for", name, error))?;
+        loader
+            .override_global("NANOSECONDS_PER_JIFFY", &jiffies.nanoseconds, true)
+            .override_global("FIRST_JIFFY", &jiffies.first, true);
         if !has_fragments {
             tracing::info!("this kernel's XDP has no packets in fragments: it takes none of them");
             loader.override_global("XDP_FRAGMENTS", &0_u32, true);

@@ -181,6 +181,13 @@ struct LinkUpdateAttr {
     old_program: u32,
 }
 
+/// Runs a command that makes a descriptor.
+pub fn make<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(call(command, attr)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 pub(super) fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is as long as is said, and the pointers in it are to memory that its makers hold.
     let result = unsafe {

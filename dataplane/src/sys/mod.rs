@@ -2,6 +2,7 @@
 //! and what the kernel says of network devices. All `unsafe` of the crate is here.
 
 mod bpf;
+pub mod clock;
 mod device;
 mod diag;
 mod memory;
@@ -26,17 +27,6 @@ pub fn lift_memory_limit() {
     };
     // SAFETY: the structure is valid for reads.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
-}
-
-/// Nanoseconds of the clock that the kernel programs tell flows' ages by.
-pub fn coarse_now() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the structure is valid for writes, and the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// The cookie of the calling thread's network namespace; zero where the kernel has none to tell.

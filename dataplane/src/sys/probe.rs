@@ -1,11 +1,8 @@
 //! What the kernel must be able to do, tried out: nothing is left of it.
 
-use std::{
-    io,
-    os::fd::{FromRawFd, OwnedFd},
-};
+use std::io;
 
-use super::bpf::call;
+use super::bpf::make;
 
 const MAP_CREATE: libc::c_long = 0;
 const PROGRAM_LOAD: libc::c_long = 5;
@@ -34,7 +31,7 @@ struct ProgramAttr {
 
 /// Makes an array whose memory could be shared, as most maps are.
 pub fn shared_array() -> io::Result<()> {
-    make(
+    drop(make(
         MAP_CREATE,
         &mut MapAttr {
             kind: ARRAY,
@@ -43,14 +40,15 @@ pub fn shared_array() -> io::Result<()> {
             max_entries: 1,
             flags: MMAPABLE,
         },
-    )
+    )?);
+    Ok(())
 }
 
 /// Loads a program that calls the newest helper that the kernel programs cannot do without: `bpf_redirect_peer`.
 pub fn newest_helper() -> io::Result<()> {
     /// `r1 = 0; r2 = 0; call 155; r0 = 0; exit`, each an opcode, registers, an offset and an immediate.
     const CODE: [u64; 5] = [0x1b7, 0x2b7, 0x85 | 155 << 32, 0xb7, 0x95];
-    make(
+    drop(make(
         PROGRAM_LOAD,
         &mut ProgramAttr {
             kind: SCHED_CLS,
@@ -58,14 +56,7 @@ pub fn newest_helper() -> io::Result<()> {
             code: CODE.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
         },
-    )
-}
-
-/// Runs a command that makes a descriptor, and closes that.
-fn make<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
-    let fd = i32::try_from(call(command, attr)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    )?);
     Ok(())
 }
 

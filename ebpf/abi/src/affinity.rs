@@ -29,7 +29,7 @@ pub struct AffinityKey {
 pub struct AffinityEntry {
     /// The backend's id.
     pub backend: u32,
-    /// When its last flow began, in seconds of the coarse monotonic clock.
+    /// When its last flow began, in seconds of the monotonic clock.
     pub second: u32,
 }
 

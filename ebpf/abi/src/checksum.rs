@@ -89,7 +89,9 @@ pub fn is_partial<A: Address>(
     protocol: u8,
     length: u16,
 ) -> bool {
-    checksum.0 == fold(pseudo_header(source, destination, protocol, length))
+    let pseudo = fold(pseudo_header(source, destination, protocol, length));
+    // Zero has two forms, and a sum that was changed by difference may have either.
+    checksum.0 == pseudo || (checksum.0 ^ pseudo == 0xffff && (pseudo == 0 || pseudo == 0xffff))
 }
 
 /// The sum of bytes as 16-bit words, an odd last byte padded with zero.
@@ -125,6 +127,18 @@ mod tests {
         let before = Be16(!fold(old.checksum_sum() + 0x1234));
         let after = Be16(!fold(new.checksum_sum() + 0x1234));
         assert_eq!(apply(before, Difference::NONE.address(old, new)), after);
+    }
+
+    #[test]
+    fn a_partial_sum_of_zero_is_known_in_both_forms() {
+        let source = V4::from_octets([0, 0, 0, 0]);
+        let rest = !fold(u64::from(6_u16.to_be()) + u64::from(20_u16.to_be()));
+        let [a, b] = rest.to_ne_bytes();
+        let destination = V4::from_octets([0, 0, a, b]);
+        for form in [0, 0xffff] {
+            assert!(is_partial(Be16(form), source, destination, 6, 20));
+        }
+        assert!(!is_partial(Be16(1), source, destination, 6, 20));
     }
 
     #[test]

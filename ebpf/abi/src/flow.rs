@@ -168,6 +168,21 @@ impl Stage {
         used + live + (live & self.bit(Self::CONFIRMED) & !rests)
     }
 
+    const TCP: u64 = 0xfe;
+    const UDP: u64 = 1 << 8 | 1 << 9;
+    const ECHO: u64 = 1 << 10 | 1 << 11;
+
+    /// Whether a flow of the stage is one of a protocol.
+    #[inline(always)]
+    pub const fn is_of(self, protocol: u8) -> bool {
+        self.is_in(match protocol {
+            protocol::TCP => Self::TCP,
+            protocol::UDP => Self::UDP,
+            protocol::ICMP => Self::ECHO,
+            _ => 0,
+        })
+    }
+
     /// The IANA number of the flow's protocol; 0 for an empty slot.
     #[inline(always)]
     pub const fn protocol(self) -> u8 {
@@ -209,7 +224,7 @@ impl Stage {
         (Self::LIFETIMES >> ((self.0 as u64 & 0xf) * 4) & 0xf) * 10
     }
 
-    /// The age field of a packet seen now, `now` being nanoseconds of the coarse monotonic clock.
+    /// The age field of a packet seen now, `now` being nanoseconds of the monotonic clock.
     #[inline(always)]
     pub const fn age_of(self, now: u64) -> u64 {
         (now >> self.tick_shift()) & Meta::AGE_MAX
@@ -358,6 +373,11 @@ pub trait Bucket<A: Address>: Copy {
     fn client(&self, slot: u32) -> A;
     /// A slot's frontend.
     fn frontend(&self, slot: u32) -> A;
+    /// Whether a slot's flow is one between a client and a frontend.
+    #[inline(always)]
+    fn is_between(&self, slot: u32, client: A, frontend: A) -> bool {
+        self.client(slot) == client && self.frontend(slot) == frontend
+    }
     /// Puts `new` into a slot's meta word if it is `old`; whether it was.
     fn exchange(&self, slot: u32, old: Meta, new: Meta) -> bool;
     /// Sets the bucket's lock, which is [`Meta::LOCK`] of slot 0; whether it was free.

@@ -39,9 +39,8 @@ pub fn find<A: Address, B: Bucket<A>>(
         let slot = (home ^ step) & (SLOTS - 1);
         let meta = bucket.meta(slot);
         if meta.has_ports(key.ports)
-            && meta.stage().protocol() == key.protocol
-            && bucket.client(slot) == key.client
-            && bucket.frontend(slot) == key.frontend
+            && meta.stage().is_of(key.protocol)
+            && bucket.is_between(slot, key.client, key.frontend)
             && meta.is_same_flow(bucket.meta(slot))
         {
             *found = slot;
@@ -68,7 +67,7 @@ pub fn find_reply<A: Address, B: Bucket<A>>(
         let slot = (home ^ step) & (SLOTS - 1);
         let meta = bucket.meta(slot);
         if meta.client_port() == port
-            && meta.stage().protocol() == protocol
+            && meta.stage().is_of(protocol)
             && bucket.client(slot) == client
             && is_sender(meta.backend())
         {
@@ -213,9 +212,8 @@ fn insert_locked<A: Address, B: Bucket<A>>(
         let slot = (home ^ step) & (SLOTS - 1);
         let old = bucket.meta(slot);
         if old.has_ports(key.ports)
-            && old.stage().protocol() == key.protocol
-            && bucket.client(slot) == key.client
-            && bucket.frontend(slot) == key.frontend
+            && old.stage().is_of(key.protocol)
+            && bucket.is_between(slot, key.client, key.frontend)
         {
             if insertion.leaves != old.backend() {
                 return Inserted::of(Inserted::EXISTING, slot, 0);

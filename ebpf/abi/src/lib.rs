@@ -48,6 +48,7 @@ pub mod echo;
 pub mod flow;
 pub mod flow_table;
 pub mod hash;
+pub mod hit;
 pub mod layout;
 pub mod masquerade;
 pub mod network;

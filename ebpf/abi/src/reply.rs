@@ -86,8 +86,9 @@ pub fn from_source_nat<A: Address, T: Tables<A>>(
     }
 }
 
+/// Whether a packet comes from a backend.
 #[inline(always)]
-fn is_sender<A: Address, T: Tables<A>>(packet: &Packet<A>, backend: u32, tables: &T) -> bool {
+pub fn is_sender<A: Address, T: Tables<A>>(packet: &Packet<A>, backend: u32, tables: &T) -> bool {
     match tables.backend(backend) {
         Some(backend) => backend.is_at(packet.source, packet.source_port),
         None => false,

@@ -87,7 +87,7 @@ pub trait Tables<A: Address> {
 
     /// Stirred into every hash.
     fn seed(&self) -> u64;
-    /// Nanoseconds of the coarse monotonic clock.
+    /// Nanoseconds of the monotonic clock, in whole jiffies.
     fn now(&self) -> u64;
     /// The address that source NAT gives; zero if there is none.
     fn node_address(&self) -> A;

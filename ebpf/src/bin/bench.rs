@@ -16,7 +16,6 @@
 )]
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{BPF_F_MMAPABLE, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, map, xdp},
     maps::{Array, LruHashMap, ProgramArray},
