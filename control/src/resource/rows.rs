@@ -58,6 +58,18 @@ const EVICTION: Subresource = Subresource {
     verbs: POST_VERBS,
 };
 
+const ATTACH: Subresource = Subresource {
+    name: "attach",
+    kind: ("", "v1", "PodAttachOptions"),
+    verbs: STREAM_VERBS,
+};
+
+const PORT_FORWARD: Subresource = Subresource {
+    name: "portforward",
+    kind: ("", "v1", "PodPortForwardOptions"),
+    verbs: STREAM_VERBS,
+};
+
 const EXEC: Subresource = Subresource {
     name: "exec",
     kind: ("", "v1", "PodExecOptions"),
@@ -208,7 +220,17 @@ fn core_of_pods(builder: &mut Builder) -> Vec<Resource> {
         Resource {
             short_names: &["po"],
             categories: &["all"],
-            subresources: const { &[BINDING, EVICTION, EXEC, LOG, status("", "v1", "Pod")] },
+            subresources: const {
+                &[
+                    ATTACH,
+                    BINDING,
+                    EVICTION,
+                    EXEC,
+                    LOG,
+                    PORT_FORWARD,
+                    status("", "v1", "Pod"),
+                ]
+            },
             generation: Generation::Spec,
             selectable: pods::SELECTABLE,
             ..row::<Pod>(builder, PODS, "Pod", "pod", pods::Pods)

@@ -16,7 +16,10 @@ use crate::resource::{Resource, Verb};
 
 pub mod agents;
 mod command;
+mod forward;
 mod logs;
+mod spdy;
+mod upgrade;
 mod websocket;
 
 /// What is streamed.
@@ -26,6 +29,10 @@ pub enum Kind {
     Log,
     /// A command in a container.
     Exec,
+    /// The console of a container's own process.
+    Attach,
+    /// Connections to a pod's ports.
+    Forward,
 }
 
 impl Kind {
@@ -35,6 +42,8 @@ impl Kind {
             _ if row.id != PODS => None,
             "log" => Some(Self::Log),
             "exec" => Some(Self::Exec),
+            "attach" => Some(Self::Attach),
+            "portforward" => Some(Self::Forward),
             _ => None,
         }
     }
@@ -43,11 +52,14 @@ impl Kind {
         match self {
             Self::Log => "log",
             Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::Forward => "portforward",
         }
     }
 }
 
 /// A pod that is on a node.
+#[derive(Clone)]
 pub struct Target {
     pod: Arc<Stored>,
     node: Arc<Stored>,
@@ -128,7 +140,8 @@ impl Exchange<'_> {
         };
         match kind {
             Kind::Log => logs::answer(self, &target).await,
-            Kind::Exec => command::answer(self, &target).await,
+            Kind::Exec | Kind::Attach => command::answer(self, kind, &target).await,
+            Kind::Forward => forward::answer(self, target).await,
         }
     }
 }

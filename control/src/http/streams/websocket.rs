@@ -6,7 +6,9 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf,
+};
 use tokio::sync::Mutex;
 
 use super::{switching, text};
@@ -26,6 +28,8 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 /// The last frame of a message.
 const FINAL: u8 = 0x80;
+/// Bytes of a tunnel that wait for who reads them.
+const TUNNEL: usize = 64 * 1024;
 /// "Normal closure".
 const NORMAL: u16 = 1000;
 
@@ -50,6 +54,49 @@ fn proof(key: &str) -> String {
     let algorithm = &ring::digest::SHA1_FOR_LEGACY_USE_ONLY;
     let digest = ring::digest::digest(algorithm, format!("{key}{GUID}").as_bytes());
     BASE64_STANDARD.encode(digest)
+}
+
+/// Both sides of a connection.
+pub fn split<C: AsyncRead + AsyncWrite>(
+    connection: C,
+) -> (Reader<ReadHalf<C>>, Writer<WriteHalf<C>>) {
+    let (reading, writing) = tokio::io::split(connection);
+    (Reader::new(reading), Writer::new(writing))
+}
+
+/// Carries a stream of bytes in messages; both must be polled, the future ends with either side.
+pub fn tunnel<C: AsyncRead + AsyncWrite>(
+    connection: C,
+) -> (impl Future<Output = io::Result<()>>, DuplexStream) {
+    let (inner, outer) = tokio::io::duplex(TUNNEL);
+    let carry = async move {
+        let (mut reading, writing) = split(connection);
+        let (mut from_inner, mut to_inner) = tokio::io::split(outer);
+        let inward = async {
+            while let Some(message) = reading.next().await? {
+                match message {
+                    Message::Data(data) => to_inner.write_all(&data).await?,
+                    Message::Ping(payload) => writing.pong(&payload).await?,
+                }
+            }
+            to_inner.shutdown().await
+        };
+        let outward = async {
+            let mut chunk = vec![0; TUNNEL];
+            loop {
+                let length = from_inner.read(&mut chunk).await?;
+                if length == 0 {
+                    return writing.close().await;
+                }
+                writing.data(&chunk[..length]).await?;
+            }
+        };
+        tokio::select! {
+            done = inward => done,
+            done = outward => done,
+        }
+    };
+    (carry, inner)
 }
 
 /// What a client sends.
