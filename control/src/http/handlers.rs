@@ -81,10 +81,10 @@ async fn try_handle(
         Route::Object(row, _, Some(subresource)) => streams::Kind::of(row, subresource),
         _ => None,
     };
-    // Streams have forms of their own.
-    let form = match stream {
-        Some(_) => Form::default(),
-        None => negotiate::form(&parts.headers)?,
+    // Streams and the document of OpenAPI v2 have forms of their own.
+    let form = match (stream, &route) {
+        (Some(_), _) | (_, Route::OpenApi2) => Form::default(),
+        _ => negotiate::form(&parts.headers)?,
     };
     let mut exchange = Exchange {
         server,
@@ -378,6 +378,7 @@ impl Exchange<'_> {
             Route::Resources(group, version) => discovery::resources(table, group, version),
             Route::Issuer => Some(discovery::issuer()),
             Route::TokenKeys => Some(self.server.engine.token_keys()),
+            Route::OpenApi2 => return Ok(self.open_api_2()),
             Route::OpenApiIndex => Some(self.server.documents.index(table)),
             Route::OpenApi(group, version) => {
                 let document = self.server.documents.get(table, group, version);
@@ -387,6 +388,24 @@ impl Exchange<'_> {
         };
         let value = value.ok_or_else(Status::no_such_path)?;
         Ok(respond::value(StatusCode::OK, self.form.encoding, &value))
+    }
+
+    /// The document of version 2, in protobuf for those who can read it.
+    fn open_api_2(&self) -> Response<Body> {
+        let accepted = self.parts.headers.get_all(header::ACCEPT).iter();
+        let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+        let protobuf = accepted.any(|text| {
+            let mut names = openapi::gnostic::ASKED.iter();
+            names.any(|name| text.contains(name))
+        });
+        let table = self.server.engine.table();
+        let text = self.server.documents.version_2(table, protobuf);
+        let media_type = if protobuf {
+            openapi::gnostic::MEDIA_TYPE
+        } else {
+            "application/json"
+        };
+        respond::bytes(StatusCode::OK, media_type, text)
     }
 
     /// A document whose URL names its hash never changes.

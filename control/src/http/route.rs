@@ -27,6 +27,8 @@ pub enum Route {
     Issuer,
     /// "/openid/v1/jwks".
     TokenKeys,
+    /// "/openapi/v2".
+    OpenApi2,
     /// "/openapi/v3".
     OpenApiIndex,
     /// "/openapi/v3/apis/G/V".
@@ -61,6 +63,7 @@ pub fn find(path: &str, table: &Table) -> Option<Route> {
         ["apis", group] => Some(Route::Group((*group).to_owned())),
         [".well-known", "openid-configuration"] => Some(Route::Issuer),
         ["openid", "v1", "jwks"] => Some(Route::TokenKeys),
+        ["openapi", "v2"] => Some(Route::OpenApi2),
         ["openapi", "v3"] => Some(Route::OpenApiIndex),
         ["openapi", "v3", "api", version] => {
             Some(Route::OpenApi(String::new(), (*version).to_owned()))

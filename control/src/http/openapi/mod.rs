@@ -1,5 +1,5 @@
-//! The OpenAPI v3 documents, one a group version, made from the table and its schema: what kubectl explains, validates
-//! by and merges by.
+//! The OpenAPI documents, made from the table and its schema: what kubectl explains, validates by and merges by. Those of
+//! version 3, one a group version, and the one of version 2 (`swagger`), also in protobuf (`gnostic`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::resource::{Resource, Table, Verb};
+
+pub mod gnostic;
+mod swagger;
 
 /// The prefix of a reference to a component.
 const COMPONENTS: &str = "#/components/schemas/";
@@ -45,6 +48,25 @@ impl Documents {
         let document = document(table, group, version)?;
         made.insert(path, document.clone());
         Some(document)
+    }
+
+    /// "/openapi/v2", in JSON or protobuf; made at the first request.
+    pub fn version_2(&self, table: &Table, protobuf: bool) -> bytes::Bytes {
+        let name = if protobuf { "v2 protobuf" } else { "v2" };
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let document = made.entry(name.to_owned()).or_insert_with(|| {
+            let document = swagger::document(table);
+            let text = if protobuf {
+                gnostic::encode(&document)
+            } else {
+                document.to_string().into_bytes()
+            };
+            Document {
+                text: text.into(),
+                hash: String::new(),
+            }
+        });
+        document.text.clone()
     }
 
     /// "/openapi/v3".
