@@ -14,6 +14,7 @@ pub mod container;
 pub mod cpu;
 mod devices;
 pub mod log;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod shim;

@@ -9,6 +9,7 @@
 //! | `POST /exec/UID/CONTAINER?command&stdin&stdout&stderr&tty` | 101, then [`portolan_wire::frames`] |
 //! | `POST /attach/UID/CONTAINER?stdin&stdout&stderr` | 101, then [`portolan_wire::frames`] |
 //! | `POST /portforward/UID?port` | 101, then the connection's bytes |
+//! | `GET /stats` | what the node and its containers use, in JSON |
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +39,7 @@ mod exec;
 mod forward;
 mod logs;
 mod query;
+mod stats;
 
 use query::Query;
 
@@ -76,6 +78,8 @@ pub struct Node {
     config: Config,
     manager: Arc<Manager>,
     launcher: Launcher,
+    /// What was counted last for `stats`.
+    sample: tokio::sync::Mutex<Option<stats::Sample>>,
 }
 
 impl Node {
@@ -86,6 +90,7 @@ impl Node {
             config,
             manager,
             launcher,
+            sample: tokio::sync::Mutex::default(),
         }
     }
 
@@ -275,6 +280,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> 
         (&Method::POST, ["attach", uid, container]) => {
             attach::answer(node, uid, container, &query, request).await
         }
+        (&Method::GET, ["stats"]) => stats::answer(node).await,
         (&Method::POST, ["portforward", uid]) => forward::answer(node, uid, &query, request).await,
         _ => Err(Refusal::not_found("404 page not found".to_owned())),
     };

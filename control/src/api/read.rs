@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::history::{Kind, Stored};
 use super::selector::Selection;
 use super::watch::{Beginning, Deliveries, Scope, follow};
-use super::{Caller, ListOptions, ObjectKey, ResourceId, Status};
+use super::{Caller, ListOptions, ObjectKey, ResourceId, Status, meta};
 use crate::resource::{Resource, Verb};
 use crate::store::{self, RangeQuery, Revision};
 
@@ -182,6 +182,30 @@ impl Engine {
         Ok(cached_page(self.kind(&row)?, &scope, limit))
     }
 
+    /// The objects that a kind measures, for who may see the measurements: one, or those of a list.
+    pub async fn measured(
+        &self,
+        caller: &Caller,
+        (resource, of): (ResourceId, ResourceId),
+        (namespace, name): (Option<&str>, Option<&str>),
+        options: &ListOptions,
+    ) -> Result<Page, Status> {
+        let verb = if name.is_some() {
+            Verb::Get
+        } else {
+            Verb::List
+        };
+        self.permitted(caller, resource, verb, (namespace, name), None)?;
+        let row = self.row(of)?;
+        let scope = Self::scope(row, namespace, options)?;
+        self.cache.catch_up().await?;
+        let mut page = cached_page(self.kind(row)?, &scope, None);
+        if let Some(name) = name {
+            page.items.retain(|item| meta::name(&item.value) == name);
+        }
+        Ok(page)
+    }
+
     /// A page as of a past revision, from the store.
     async fn stored_page(
         &self,
@@ -192,6 +216,7 @@ impl Engine {
         limit: Option<usize>,
     ) -> Result<Page, Status> {
         let prefix = row.prefix();
+        let goes_on = start.is_some();
         let mut query = RangeQuery {
             prefix: Bytes::from(format!("{prefix}{}", key_prefix(scope))),
             after: start.map(|start| Bytes::from(format!("{prefix}{start}"))),
@@ -204,7 +229,7 @@ impl Engine {
                 .store
                 .range(query.clone())
                 .await
-                .map_err(continue_expired)?;
+                .map_err(|error| expired(error, goes_on))?;
             let mut last = None;
             let mut left = range.remaining + range.items.len() as u64;
             for item in range.items {
@@ -325,12 +350,16 @@ fn cached_page(kind: &Kind, scope: &Scope, limit: Option<usize>) -> Page {
     }
 }
 
-fn continue_expired(error: store::Error) -> Status {
+/// What a list that is too old is answered: one that goes on may begin anew, one that names its version can't.
+fn expired(error: store::Error, goes_on: bool) -> Status {
     match error {
-        store::Error::Compacted { .. } => Status::expired(
+        store::Error::Compacted { .. } if goes_on => Status::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list \
              without the continue parameter.",
         ),
+        store::Error::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         other => other.into(),
     }
 }

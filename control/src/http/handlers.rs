@@ -32,7 +32,7 @@ pub(super) struct Exchange<'a> {
     pub(super) caller: &'a Caller,
     pub(super) parts: Parts,
     pub(super) query: Parameters,
-    form: Form,
+    pub(super) form: Form,
     pub(super) stop: CancellationToken,
 }
 
@@ -77,6 +77,10 @@ async fn try_handle(
         check_path(server, caller, &parts.method, path)?;
     }
     let route = route?;
+    let measured = match &route {
+        Route::Collection(row, _) | Route::Object(row, ..) => row.measures,
+        _ => None,
+    };
     let stream = match &route {
         Route::Object(row, _, Some(subresource)) => streams::Kind::of(row, subresource),
         _ => None,
@@ -95,6 +99,13 @@ async fn try_handle(
         stop,
     };
     match route {
+        Route::Collection(row, namespace) if measured.is_some() => {
+            exchange.measured(&row, namespace.as_deref(), None).await
+        }
+        Route::Object(row, key, None) if measured.is_some() => {
+            let (namespace, name) = (key.namespace.as_deref(), Some(key.name.as_str()));
+            exchange.measured(&row, namespace, name).await
+        }
         Route::Collection(row, namespace) => {
             exchange.collection(row, namespace.as_deref(), body).await
         }
@@ -174,11 +185,11 @@ impl Exchange<'_> {
         (!name.is_empty()).then_some(name)
     }
 
-    fn include(&self) -> Include {
+    pub(super) fn include(&self) -> Include {
         Include::parse(self.query.get("includeObject"))
     }
 
-    fn one(&self, code: StatusCode, row: &Resource, object: &Value) -> Response<Body> {
+    pub(super) fn one(&self, code: StatusCode, row: &Resource, object: &Value) -> Response<Body> {
         // A deletion's Status is no object of the kind.
         let body = if object["kind"] == "Status" || object["kind"] == "Scale" {
             object.clone()

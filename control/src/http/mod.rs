@@ -16,6 +16,7 @@ mod respond;
 mod route;
 mod streams;
 mod table;
+mod usage;
 
 pub use connection::{Error, serve};
 pub use health::{Check, Health};

@@ -19,6 +19,7 @@ pub mod quantity;
 pub mod rows;
 pub mod schedule;
 pub mod schema;
+pub mod warnings;
 
 pub use faults::{Faults, Path};
 pub use metadata::{validate as validate_metadata, validate_update as validate_metadata_update};
@@ -191,6 +192,8 @@ pub struct Resource {
     pub definition: String,
     /// What it asks, where its objects are questions that are answered and never stored.
     pub question: Option<Question>,
+    /// The kind whose objects it measures, where it is asked of nodes and never stored.
+    pub measures: Option<ResourceId>,
     /// What the kind does itself.
     pub behaviour: Box<dyn Behaviour>,
 }

@@ -18,6 +18,7 @@ use super::kinds::{budgets, config, events, leases, namespaces, nodes, pods, ser
 
 mod access;
 mod batch;
+mod metrics;
 
 pub use access::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 
@@ -151,6 +152,7 @@ fn row<T: JsonSchema>(
         generation: Generation::None,
         owners: true,
         question: None,
+        measures: None,
         selectable: &[],
         definition: builder.add::<T>(),
         behaviour: Box::new(behaviour),
@@ -170,6 +172,7 @@ pub fn all(builder: &mut Builder) -> Vec<Resource> {
     rows.extend(batch::rows(builder));
     rows.extend(access::rows(builder));
     rows.extend(others(builder));
+    rows.extend(metrics::rows(builder));
     rows
 }
 

@@ -9,6 +9,7 @@ use crate::api::meta;
 pub mod cluster;
 pub mod config;
 pub mod jobs;
+pub mod metrics;
 pub mod nodes;
 pub mod pods;
 pub mod rbac;

@@ -6,6 +6,7 @@ mod containers;
 pub mod events;
 pub mod jobs;
 pub mod leases;
+pub mod metrics;
 pub mod namespaces;
 pub mod nodes;
 mod pod_defaults;
