@@ -8,7 +8,7 @@ use super::history::Stored;
 use super::object::{encode, place, refuse_faults};
 use super::write::{Outcome, Proposed};
 use super::{Caller, ObjectKey, ResourceId, Status, WriteOptions, meta};
-use crate::resource::{Faults, Generation, Resource, Verb, validate_metadata};
+use crate::resource::{Faults, Generation, Resource, Verb, validate_metadata, warnings};
 use crate::store::{Guard, Written};
 
 /// How often a generated name may be taken before the client is told.
@@ -57,6 +57,7 @@ impl Engine {
                 .await?;
         }
         self.begin(row, &mut outcome.object)?;
+        outcome.warnings.extend(warnings::of(&outcome.object));
         self.own_new(
             caller,
             row,

@@ -13,6 +13,7 @@ use super::subresource::View;
 use super::{Caller, ObjectKey, PatchKind, ResourceId, Status, WriteOptions, meta};
 use crate::resource::{
     Faults, Generation, Resource, Verb, schema, validate_metadata, validate_metadata_update,
+    warnings,
 };
 use crate::store::{Guard, KeyValue, Written};
 
@@ -194,9 +195,13 @@ impl Engine {
                 &mut object,
                 (proposed.managers, sent),
             );
+            let mut warnings = proposed.warnings;
+            if request.view.is_whole() && object.get("spec") != current.value.get("spec") {
+                warnings.extend(warnings::of(&object));
+            }
             let outcome = |object: &Value| Outcome {
                 object: request.view.read(row, object),
-                warnings: proposed.warnings.clone(),
+                warnings: warnings.clone(),
                 created: false,
             };
             if object == current.value {

@@ -57,6 +57,7 @@ impl Parameters {
     /// The options of a list or watch.
     pub fn list_options(&self) -> Result<ListOptions, Status> {
         let limit = self.number("limit")?;
+        self.check_versions()?;
         Ok(ListOptions {
             label_selector: self.text("labelSelector"),
             field_selector: self.text("fieldSelector"),
@@ -67,6 +68,60 @@ impl Parameters {
             allow_bookmarks: self.flag("allowWatchBookmarks"),
             send_initial_events: self.flag("sendInitialEvents"),
         })
+    }
+
+    /// What a list or watch says of versions must go together (`ValidateListOptions`).
+    fn check_versions(&self) -> Result<(), Status> {
+        let (asked, from) = (self.text("resourceVersionMatch"), self.text("continue"));
+        let version = self.text("resourceVersion");
+        let (match_path, initial) = (
+            Path::new("resourceVersionMatch"),
+            self.get("sendInitialEvents").is_some(),
+        );
+        let newer = "NotOlderThan";
+        let mut faults = Faults::new();
+        if from.is_some() && version.as_ref().is_some_and(|version| version != "0") {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(Status::bad_request(why));
+        }
+        if asked.is_some() && from.is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            faults.forbidden(&match_path, why);
+        }
+        if self.flag("watch") {
+            if initial && asked.as_deref() != Some(newer) {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                faults.forbidden(&match_path, why);
+            } else if !initial && asked.is_some() {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                faults.forbidden(&match_path, why);
+            }
+        } else {
+            if initial {
+                let why = "sendInitialEvents is forbidden for list";
+                faults.forbidden(&Path::new("sendInitialEvents"), why);
+            }
+            match (asked.as_deref(), version.as_deref()) {
+                (None, _) | (Some("NotOlderThan"), Some(_)) => {}
+                (Some("Exact"), Some("0")) => {
+                    let why =
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                    faults.forbidden(&match_path, why);
+                }
+                (Some("Exact"), Some(_)) => {}
+                (Some("Exact" | "NotOlderThan"), None) => {
+                    let why =
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                    faults.forbidden(&match_path, why);
+                }
+                (Some(other), _) => faults.unsupported(&match_path, other, &["Exact", newer, ""]),
+            }
+        }
+        let causes = faults.into_causes();
+        if causes.is_empty() {
+            return Ok(());
+        }
+        Err(invalid_options("ListOptions", causes))
     }
 
     fn dry_run(&self, kind: &str) -> Result<bool, Status> {
@@ -124,12 +179,20 @@ impl Parameters {
                 .get("orphanDependents")
                 .map(|_| self.flag("orphanDependents")),
         };
+        let policy = text(&["propagationPolicy"]).or_else(|| self.text("propagationPolicy"));
+        if let (Some(_), Some(policy)) = (orphan, &policy) {
+            let mut faults = Faults::new();
+            faults.invalid_text(
+                &Path::new("propagationPolicy"),
+                policy,
+                "orphanDependents and deletionPropagation cannot be both set",
+            );
+            return Err(invalid_options("DeleteOptions", faults.into_causes()));
+        }
         let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
         Ok(DeleteOptions {
             grace_period_seconds: meta::number(body, &["gracePeriodSeconds"]).or(in_url),
-            propagation_policy: text(&["propagationPolicy"])
-                .or_else(|| self.text("propagationPolicy"))
-                .or(orphan),
+            propagation_policy: policy.or(orphan),
             uid: text(&["preconditions", "uid"]),
             resource_version: text(&["preconditions", "resourceVersion"]),
             dry_run: self.dry_run("DeleteOptions")? || all_dry(&in_body, "DeleteOptions")?,
@@ -173,6 +236,54 @@ mod tests {
             error.message,
             "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\""
         );
+    }
+
+    #[test]
+    fn versions_must_go_together() {
+        for (pairs, said) in [
+            (
+                &[("resourceVersionMatch", "Exact"), ("resourceVersion", "5")][..],
+                None,
+            ),
+            (&[("continue", "x"), ("resourceVersion", "0")], None),
+            (
+                &[("resourceVersionMatch", "Exact")],
+                Some(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ),
+            ),
+            (
+                &[("resourceVersionMatch", "Exact"), ("resourceVersion", "0")],
+                Some(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ),
+            ),
+            (
+                &[("continue", "x"), ("resourceVersion", "7")],
+                Some("specifying resource version is not allowed when using continue"),
+            ),
+            (
+                &[("watch", "1"), ("sendInitialEvents", "true")],
+                Some("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+            ),
+            (
+                &[
+                    ("watch", "1"),
+                    ("sendInitialEvents", "true"),
+                    ("resourceVersionMatch", "NotOlderThan"),
+                ],
+                None,
+            ),
+        ] {
+            let answer = parameters(pairs).list_options();
+            match said {
+                None => drop(answer.expect("they do")),
+                Some(said) => {
+                    let error = answer.expect_err("they do not");
+                    assert!(error.message.ends_with(said), "{}", error.message);
+                }
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::api::meta;
 
 /// How large all annotations together may be, in bytes.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+/// The finalizers whose names have no domain.
+const FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 /// What a field answers that can't be changed.
 pub const IMMUTABLE: &str = "field is immutable";
 /// What a number answers that is below zero.
@@ -48,7 +50,12 @@ pub fn validate(row: &Resource, object: &Value, faults: &mut Faults) {
     owners(object, &path.child("ownerReferences"), faults);
     for (at, finalizer) in meta::finalizers(object).into_iter().enumerate() {
         let place = path.child("finalizers").index(at);
-        faults.invalid_each(&place, finalizer, &names::qualified_name(finalizer));
+        let found = names::qualified_name(finalizer);
+        if found.is_empty() && !finalizer.contains('/') && !FINALIZERS.contains(&finalizer) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            faults.invalid_text(&place, finalizer, why);
+        }
+        faults.invalid_each(&place, finalizer, &found);
     }
 }
 

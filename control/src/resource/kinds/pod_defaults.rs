@@ -20,6 +20,7 @@ pub fn spec(spec: &mut Map<String, Value>) {
     fill(spec, "schedulerName", "default-scheduler");
     fill(spec, "terminationGracePeriodSeconds", 30);
     fill(spec, "securityContext", json!({}));
+    same_account(spec);
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in CONTAINER_LISTS {
         for one in each_mut(spec, list) {
@@ -28,6 +29,18 @@ pub fn spec(spec: &mut Map<String, Value>) {
     }
     for one in each_mut(spec, "volumes") {
         volume(one);
+    }
+}
+
+/// An account is named by a field and by its old name; whoever writes one of them gets both.
+fn same_account(spec: &mut Map<String, Value>) {
+    let given = ["serviceAccountName", "serviceAccount"].map(|field| {
+        let text = spec.get(field).and_then(Value::as_str);
+        text.filter(|name| !name.is_empty()).map(str::to_owned)
+    });
+    if let Some(account) = given.into_iter().flatten().next() {
+        spec.insert("serviceAccountName".to_owned(), json!(account));
+        spec.insert("serviceAccount".to_owned(), json!(account));
     }
 }
 
