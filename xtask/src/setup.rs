@@ -1,9 +1,11 @@
 //! `cargo xtask setup`: installs what is missing and says what and why; when nothing is missing, it does nothing.
 //!
-//! Everything comes from the distribution's own archive or, for the eBPF linker, from crates.io.
+//! Everything comes from the distribution's own archive or, for the eBPF linker, from crates.io; the kubectls that the tests
+//! run come from the Python package index.
 
 pub mod archive;
 mod kubectl;
+mod kubectls;
 pub mod linker;
 mod packages;
 pub mod qemu;
@@ -18,7 +20,11 @@ use crate::{progress::Progress, workspace::Workspace};
 /// The command.
 pub fn run(workspace: &Workspace) -> Result<()> {
     let progress = Progress::new();
-    if !ensure(workspace, &progress)? {
+    let installed = [
+        ensure(workspace, &progress)?,
+        ensure_clients(workspace, &progress)?,
+    ];
+    if !installed.contains(&true) {
         progress.say(&format!(
             "nothing to install, checked in {:.2} s",
             progress.elapsed().as_secs_f64()
@@ -43,6 +49,15 @@ pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
         ));
     }
     Ok(installed)
+}
+
+/// The same for what only tests need: clients of the API as they are, old and new.
+pub fn ensure_clients(workspace: &Workspace, progress: &Progress) -> Result<bool> {
+    let installed = [
+        packages::ensure_clients(workspace, progress)?,
+        kubectls::ensure(workspace, progress)?,
+    ];
+    Ok(installed.contains(&true))
 }
 
 /// The same for what only the benchmark needs.

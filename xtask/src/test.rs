@@ -67,6 +67,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let progress = Progress::new();
     setup::ensure(workspace, &progress)?;
+    if kinds.contains(&Kind::Unit) || kinds.contains(&Kind::E2e) {
+        setup::ensure_clients(workspace, &progress)?;
+    }
     let step = progress.step("build");
     up::build(workspace, false)?;
     step.done("");

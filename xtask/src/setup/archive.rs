@@ -56,11 +56,17 @@ pub fn unpack(workspace: &Workspace, package: &str) -> Result<()> {
 
 /// Unpacks the programs of a package of another Debian release.
 pub fn unpack_from_release(workspace: &Workspace, package: &str, release: &str) -> Result<()> {
+    let folder = fetch_from_release(workspace, package, release)?;
+    unpack_programs(workspace, &folder)
+}
+
+/// Fetches a package of another Debian release into a folder of its own.
+pub fn fetch_from_release(workspace: &Workspace, package: &str, release: &str) -> Result<PathBuf> {
     let folder = scratch(workspace, package)?;
     let suites = Suites::new(&folder.join("apt"), &[release])?;
     suites.update()?;
     suites.download(&[package.to_owned()], &folder)?;
-    unpack_programs(workspace, &folder)
+    Ok(folder)
 }
 
 /// An empty folder for one package's download.

