@@ -77,10 +77,6 @@ async fn try_handle(
         check_path(server, caller, &parts.method, path)?;
     }
     let route = route?;
-    let measured = match &route {
-        Route::Collection(row, _) | Route::Object(row, ..) => row.measures,
-        _ => None,
-    };
     let stream = match &route {
         Route::Object(row, _, Some(subresource)) => streams::Kind::of(row, subresource),
         _ => None,
@@ -99,10 +95,10 @@ async fn try_handle(
         stop,
     };
     match route {
-        Route::Collection(row, namespace) if measured.is_some() => {
+        Route::Collection(row, namespace) if row.measures.is_some() => {
             exchange.measured(&row, namespace.as_deref(), None).await
         }
-        Route::Object(row, key, None) if measured.is_some() => {
+        Route::Object(row, key, None) if row.measures.is_some() => {
             let (namespace, name) = (key.namespace.as_deref(), Some(key.name.as_str()));
             exchange.measured(&row, namespace, name).await
         }

