@@ -186,6 +186,7 @@ fn list_table<B: Layout>(
         let protocol = match meta.stage().protocol() {
             protocol::TCP => Protocol::Tcp,
             protocol::UDP => Protocol::Udp,
+            protocol::SCTP => Protocol::Sctp,
             // Echoes are no flows to those who ask.
             _ => return,
         };

@@ -123,10 +123,10 @@ impl Key {
 
 impl std::fmt::Display for Key {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = if self.protocol == protocol::TCP {
-            "TCP"
-        } else {
-            "UDP"
+        let protocol = match self.protocol {
+            protocol::TCP => "TCP",
+            protocol::UDP => "UDP",
+            _ => "SCTP",
         };
         write!(
             formatter,
@@ -137,11 +137,11 @@ impl std::fmt::Display for Key {
 }
 
 /// The IANA number of a protocol that services may have.
-pub fn number(protocol: Protocol) -> Option<u8> {
+pub fn number(protocol: Protocol) -> u8 {
     match protocol {
-        Protocol::Tcp => Some(protocol::TCP),
-        Protocol::Udp => Some(protocol::UDP),
-        Protocol::Sctp => None,
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+        Protocol::Sctp => protocol::SCTP,
     }
 }
 
@@ -149,6 +149,7 @@ pub fn number(protocol: Protocol) -> Option<u8> {
 pub fn protocol(number: u8) -> Protocol {
     match number {
         protocol::TCP => Protocol::Tcp,
+        protocol::SCTP => Protocol::Sctp,
         _ => Protocol::Udp,
     }
 }

@@ -63,6 +63,23 @@
 //! Where a kernel has no tcx (before 6.6), the same programs are filters of a clsact qdisc, replaced as atomically; the log
 //! says so once, [`Dataplane::tc_mode`] always. Before 5.18, XDP takes no packets that lie in several buffers.
 //!
+//! # Hard packets
+//! - An ICMP error about a packet of a flow goes to whoever sent the packet, about the packet as it was sent: path MTU
+//!   discovery works through services. A router's own address is kept.
+//! - Of a datagram in fragments the first is noted, and the others follow it. One that comes before its first is left to
+//!   the node's stack and counted (`fragment_unknown`); so are fragments of SCTP, whose checksum covers what they lack.
+//! - IPv4 options, and IPv6 hop-by-hop options, destination options and fragment headers (four of them, 56 bytes in all)
+//!   make no difference; a packet with any other extension header is left to the stack.
+//! - What is forwarded has one hop less to go, as behind any router; with none left its sender gets "time exceeded".
+//! - SCTP is routed by address and port, as TCP is, and refused by an ABORT. Further addresses that its ends name to each
+//!   other are theirs, not the service's: an association over several of them is for headless services.
+//! - A frame with a VLAN's tag belongs to that VLAN's interface, not to the one that it is first seen at, and is left alone
+//!   there. For services in a VLAN its interface is the uplink (`eth0.100`).
+//! - XDP does all of that for what leaves the node again.
+//!
+//! The programs hand such packets over to slow programs, by a tail call: those have a stack and a budget of instructions
+//! of their own, and what is common pays one branch.
+//!
 //! # How to inspect
 //! `bpftool map dump pinned DIR/SERVICES_V4`, `bpftool link show`, `bpftool net`; [`Dataplane::services`],
 //! [`Dataplane::flows`], [`Dataplane::drops`], [`Dataplane::events`].

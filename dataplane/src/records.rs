@@ -2,8 +2,9 @@
 
 use portolan_abi::service::{NAME_BYTES, ServiceRecord, record};
 
-use crate::model::{
-    Algorithm, Backend, Distribution, Protocol, ReturnPath, Service, ServiceName, TrafficPolicy,
+use crate::{
+    frontends,
+    model::{Algorithm, Backend, Distribution, ReturnPath, Service, ServiceName, TrafficPolicy},
 };
 
 const DISTRIBUTIONS: [Distribution; 4] = [
@@ -67,9 +68,8 @@ pub fn from_record(record: &ServiceRecord, backends: Vec<Backend>) -> Service {
             TrafficPolicy::Cluster
         }
     };
-    let tcp = record.protocol == portolan_abi::protocol::TCP;
     let name = ServiceName(String::from_utf8_lossy(&record.name[..length]).into_owned());
-    let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+    let protocol = frontends::protocol(record.protocol);
     Service {
         backends,
         internal_policy: policy(record::INTERNAL_LOCAL),
@@ -96,6 +96,7 @@ pub fn from_record(record: &ServiceRecord, backends: Vec<Backend>) -> Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Protocol;
 
     #[test]
     fn a_record_gives_back_what_was_asked_for() {

@@ -65,7 +65,7 @@ impl Filter {
             addresses: [words(self.address), words(self.peer)],
             about: wanted,
             port: Be16::new(self.port.unwrap_or(0)),
-            protocol: self.protocol.and_then(frontends::number).unwrap_or(0),
+            protocol: self.protocol.map_or(0, frontends::number),
             reserved: 0,
         }
     }

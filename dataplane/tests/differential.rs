@@ -77,7 +77,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(bench: Bench, seed: u64) -> Self {
+    fn new(mut bench: Bench, seed: u64) -> Self {
+        let networks = support::generator::networks();
+        bench
+            .dataplane
+            .set_networks(&networks)
+            .expect("they have room");
         let pins = bench.pins.pins();
         let capacity = &bench.dataplane.config().capacity;
         let tables = Tables::open(&pins, capacity);
@@ -254,6 +259,7 @@ fn small(config: &mut portolan_dataplane::Config) {
     config.capacity.flows_v6 = 512;
     config.capacity.backends = 4_096;
     config.capacity.choice_lines = 4_096;
+    config.masquerade = true;
 }
 
 #[test]

@@ -183,7 +183,12 @@ fn nothing_is_lost(ways: Ways, transmit: Transmit, sockets: bool) {
         for (client, kind) in clients.into_iter().zip(&kinds) {
             match client.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => panic!("{:?} to {}: {error}", kind.what, kind.to),
+                Ok(Err(error)) => panic!(
+                    "{:?} to {}: {error}; the flow tables' events: {:?}",
+                    kind.what,
+                    kind.to,
+                    dataplane.events()
+                ),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }

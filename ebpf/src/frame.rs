@@ -4,8 +4,8 @@ use core::arch::asm;
 
 use portolan_abi::{address::Address, parse::Bytes};
 
-/// Every header that is ever looked at ends before this.
-const HEADERS: usize = 128;
+/// Every header that is ever looked at begins before this.
+const HEADERS: usize = 256;
 
 /// Writes the two addresses of a packet word by word: copied as a whole, they crash the compiler's back end.
 ///

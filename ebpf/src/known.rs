@@ -94,6 +94,7 @@ fn plain<A: Family, const HEAD: usize>(head: Head<HEAD>, config: &NodeConfig) ->
     let packet = A::parse(head).ok()?;
     // What moves its flow on is not for here, and is not looked up in vain.
     let is_plain = packet.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        && !packet.is_expired()
         && packet.destination != A::node_address(config);
     is_plain.then_some(packet)
 }
@@ -132,13 +133,8 @@ fn deliver<A: Family, const HEAD: usize>(context: &TcContext, hook: Hook) -> Opt
             destination_port: backend.port,
             ..Rewrite::unchanged(&packet)
         };
-        tc::to_address(
-            context,
-            &packet,
-            (&rewrite, hook),
-            (Outcome::PASS, backend),
-            config,
-        )
+        let way = (backend, config);
+        tc::to_address::<A, false>(context, &packet, &rewrite, (Outcome::PASS, hook), way)
     } else {
         let (backend, source, source_port) = hit::reply_of(&packet, &Maps { config })?;
         count::forwarded(maps::backend(backend)?, &packet);
@@ -147,7 +143,7 @@ fn deliver<A: Family, const HEAD: usize>(context: &TcContext, hook: Hook) -> Opt
             source_port,
             ..Rewrite::unchanged(&packet)
         };
-        tc::to_client(context, &packet, (&rewrite, hook), Outcome::PASS, config)
+        tc::to_client::<A, false>(context, &packet, &rewrite, (Outcome::PASS, hook), config)
     };
     Some(tc::settle(verdict))
 }
@@ -192,7 +188,8 @@ fn write<A: Address, const HEAD: usize>(
     };
     let macs = head.at::<Hop>(0)?;
     let destination = head.at::<A>(destination)?;
-    let header = head.at::<Be16>(field::V4_CHECKSUM)?;
+    let limit = head.at::<u8>(field::V6_HOP_LIMIT)?;
+    let word = head.at::<u32>(field::V4_TTL)?;
     let to = head.at::<Be16>(transport + field::DESTINATION_PORT)?;
     let tcp = head.at::<Be16>(transport + field::TCP_CHECKSUM)?;
     let udp = head.at::<Be16>(transport + field::UDP_CHECKSUM)?;
@@ -201,8 +198,10 @@ fn write<A: Address, const HEAD: usize>(
         (*macs)[0] = hop[0];
         (*macs)[1] = hop[1];
         (*macs)[2] = hop[2];
-        if !A::IS_V6 {
-            *header = checksum::apply(*header, address);
+        if A::IS_V6 {
+            *limit = packet.hops.wrapping_sub(1);
+        } else {
+            *word = rewrite.head(packet, *word, 1);
         }
         *destination = rewrite.destination;
         *to = rewrite.destination_port;

@@ -29,8 +29,9 @@
 //! - What is for the node's own processes comes in at lo, where a source that is the node's own address is no forgery.
 //! - XDP leaves packets alone whose checksum is still to be completed by a device, because XDP cannot say so of what
 //!   it sends; tcx can.
+//! - What takes more to read or to answer goes on to a slow program ([`slow`]), which starts anew from its bytes.
 //! - `unsafe` is in `frame`, `handed`, `known`, `lock`, `maps`, `hops`, `bucket`, `socket_bucket`, `socket`, `stages`,
-//!   `skb`, `xdp` and `watch`, nowhere else.
+//!   `skb`, `xdp`, `edit` and `watch`, nowhere else.
 //!
 //! # How to build, inspect and test
 //! `cargo xtask build-ebpf`; `bpftool prog show`, `bpftool map dump pinned DIR/BACKENDS`; the tests are in
@@ -45,6 +46,7 @@
 
 mod bucket;
 mod count;
+mod edit;
 mod exits;
 mod frame;
 mod handed;
@@ -54,6 +56,7 @@ mod known;
 mod lock;
 mod maps;
 mod skb;
+mod slow;
 mod socket;
 mod socket_bucket;
 mod stages;

@@ -7,9 +7,10 @@ use aya_ebpf::{
     helpers::generated::bpf_jiffies64,
     macros::map,
     maps::{
-        Array, HashMap, PerCpuArray,
+        Array, HashMap, PerCpuArray, ProgramArray,
         lpm_trie::{Key, LpmTrie},
     },
+    programs::{TcContext, XdpContext},
 };
 use portolan_abi::{
     address::{V4, V6},
@@ -19,11 +20,15 @@ use portolan_abi::{
     config::{NodeConfig, flags},
     counters::ServiceCount,
     drop_reason::{DropReason, Event},
-    echo::Echo,
     flow::{Bucket, BucketV4, BucketV6},
+    fragment::{self, Fragment, Noted},
+    icmp::{Edits, IcmpError},
+    ip::{Ip, ReadIp},
     network,
+    parse::{Packet, ParseAddress},
     pod::PodEntry,
     refusal::{self, Refuse},
+    rewrite::Rewrite,
     sender::{self, OfSender, SENDERS as SENDER_COUNT, SenderEntry},
     service::{ServiceEntry, ServiceKey, ServiceRecord},
     socket_table::SocketBucket,
@@ -73,6 +78,8 @@ static PODS_V4: HashMap<V4, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static PODS_V6: HashMap<V6, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
+static FRAGMENTS: Array<Noted> = Array::pinned(fragment::PLACES, BPF_F_MMAPABLE);
+#[map]
 static SENDERS: Array<SenderEntry> = Array::pinned(SENDER_COUNT, BPF_F_MMAPABLE);
 #[map]
 static SOCKETS: Array<SocketBucket> = Array::pinned(1, BPF_F_MMAPABLE);
@@ -85,6 +92,18 @@ pub static EVENTS: PerCpuArray<u64> = PerCpuArray::pinned(Event::COUNT, 0);
 /// Room for an answer, which the stack has not.
 #[map]
 static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0);
+/// What [`crate::slow`] works on, for which the stack has no room.
+#[map]
+static SLOW_V4: PerCpuArray<Slow<V4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SLOW_V6: PerCpuArray<Slow<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// The slow programs: an array for each type of program. Userspace puts them there before it attaches
+/// any other. Either may be of another generation than the program that calls it: what passes between them is the packet
+/// alone, and where it was seen.
+#[map]
+static SLOW_TC: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+static SLOW_XDP: ProgramArray = ProgramArray::pinned(1, 0);
 /// Written and read by userspace alone: what belongs to a service's id.
 #[map]
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
@@ -96,8 +115,29 @@ static NANOSECONDS_PER_JIFFY: u64 = 1_000_000;
 #[unsafe(no_mangle)]
 static FIRST_JIFFY: u64 = 0xffff_ffff - 300_000 + 1;
 
+/// A packet that takes more to read, and what becomes of it.
+#[derive(Clone, Copy)]
+pub struct Slow<A> {
+    /// Its IP header.
+    pub ip: Ip<A>,
+    /// The packet.
+    pub packet: Packet<A>,
+    /// Which datagram it is a part of.
+    pub fragment: Fragment,
+    /// What it leaves with; for an error, what the packet that it quotes would leave with, turned around.
+    pub rewrite: Rewrite<A>,
+    /// The IP header that an ICMP error quotes.
+    pub quoted: Ip<A>,
+    /// The error.
+    pub error: IcmpError<A>,
+    /// What becomes of the error.
+    pub edits: Edits<A>,
+}
+
 /// A family with its maps.
-pub trait Family: Echo + Encapsulate + Refuse + OfSender + TooBig {
+pub trait Family:
+    ParseAddress + ReadIp + Encapsulate + Refuse + OfSender + TooBig + 'static
+{
     /// A bucket of its flow tables.
     type Bucket: Bucket<Self>;
 
@@ -111,6 +151,8 @@ pub trait Family: Echo + Encapsulate + Refuse + OfSender + TooBig {
     fn service(key: &ServiceKey<Self>) -> Option<&'static ServiceEntry>;
     /// The pod of this node that has an address.
     fn pod(&self) -> Option<&'static PodEntry>;
+    /// This CPU's room for a packet that takes more to read, as the last one left it.
+    fn slow() -> Option<&'static mut Slow<Self>>;
 }
 
 impl Family for V4 {
@@ -145,6 +187,13 @@ impl Family for V4 {
         // SAFETY: as for services.
         unsafe { PODS_V4.get(self) }
     }
+
+    #[inline(always)]
+    fn slow() -> Option<&'static mut Slow<Self>> {
+        let slow = SLOW_V4.get_ptr_mut(0)?;
+        // SAFETY: the memory is this CPU's own; each program run takes it once, and none interrupts another.
+        Some(unsafe { &mut *slow })
+    }
 }
 
 impl Family for V6 {
@@ -178,6 +227,13 @@ impl Family for V6 {
     fn pod(&self) -> Option<&'static PodEntry> {
         // SAFETY: as for services.
         unsafe { PODS_V6.get(self) }
+    }
+
+    #[inline(always)]
+    fn slow() -> Option<&'static mut Slow<Self>> {
+        let slow = SLOW_V6.get_ptr_mut(0)?;
+        // SAFETY: the memory is this CPU's own; each program run takes it once, and none interrupts another.
+        Some(unsafe { &mut *slow })
     }
 }
 
@@ -311,6 +367,41 @@ impl<A: Family> Tables<A> for Maps {
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
         // Without room the client's address decides alone, as it did just now.
         let _ = AFFINITY.insert(key, entry, 0);
+    }
+}
+
+/// Goes on to the slow program at tcx; returns only if there is none. To be called by a program's main function alone:
+/// kernels bound the stack of any other that calls it.
+#[inline(always)]
+pub fn hand_over_tc(context: &TcContext) {
+    // SAFETY: callers have nothing to be dropped.
+    unsafe { SLOW_TC.tail_call(context, 0) };
+}
+
+/// The same at XDP.
+#[inline(always)]
+pub fn hand_over_xdp(context: &XdpContext) {
+    // SAFETY: callers have nothing to be dropped.
+    unsafe { SLOW_XDP.tail_call(context, 0) };
+}
+
+/// What is noted at a datagram's place.
+#[inline(always)]
+pub fn noted(place: u32) -> Noted {
+    match FRAGMENTS.get_ptr(place) {
+        // SAFETY: the pointer is into the map's value; its two words need not be of one moment, as both say whose
+        // they are.
+        Some(noted) => unsafe { noted.read_volatile() },
+        None => Noted::default(),
+    }
+}
+
+/// Notes what a datagram's first fragment says.
+#[inline(always)]
+pub fn note(place: u32, noted: Noted) {
+    if let Some(entry) = FRAGMENTS.get_ptr_mut(place) {
+        // SAFETY: as in `noted`.
+        unsafe { entry.write_volatile(noted) };
     }
 }
 

@@ -10,10 +10,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portolan_abi::{
+    address::Address,
     bytes::Be16,
     checksum,
     drop_reason::DropReason,
-    echo::{self, Echo},
+    echo,
     parse::{Bytes, ETHER_V4, ETHER_V6, NETWORK, Packet, field},
     protocol, refusal,
     rewrite::Rewrite,
@@ -21,12 +22,11 @@ use portolan_abi::{
 };
 
 use crate::{
-    frame::{Frame, write_addresses},
+    edit,
+    frame::Frame,
     hops::{self, AF_INET, AF_INET6, Hop, halves},
 };
 
-/// How much of a packet must be readable for its headers to be: Ethernet, the longest IPv4 header, TCP.
-const HEADERS: u32 = 14 + 60 + 20;
 /// The loopback interface: the first of every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -57,13 +57,35 @@ pub fn segment_size(context: &TcContext) -> u32 {
     unsafe { (*context.skb.skb).gso_size }
 }
 
-/// Makes the headers readable; false if the packet has none.
+/// Whether the packet belongs to another interface than it was seen at: one for the VLAN of its tag. A tag without a
+/// VLAN says only how urgent it is.
 #[inline(always)]
-pub fn pull_headers(context: &TcContext) -> bool {
-    let length = if context.len() < HEADERS {
+pub fn is_of_vlan(context: &TcContext) -> bool {
+    // SAFETY: the context is the program's own.
+    unsafe { (*context.skb.skb).vlan_tci & 0xfff != 0 }
+}
+
+/// Leaves word for the program that goes on with the packet.
+#[inline(always)]
+pub fn leave_hook(context: &TcContext, hook: Hook) {
+    // SAFETY: the context is the program's own, and these words are the programs' at this hook.
+    unsafe { (*context.skb.skb).cb[0] = hook.0 };
+}
+
+/// What [`leave_hook`] left.
+#[inline(always)]
+pub fn left_hook(context: &TcContext) -> Hook {
+    // SAFETY: the context is the program's own.
+    Hook(unsafe { (*context.skb.skb).cb[0] })
+}
+
+/// Makes so many bytes readable, or all that there are; false if that cannot be.
+#[inline(always)]
+pub fn pull(context: &TcContext, bytes: u32) -> bool {
+    let length = if context.len() < bytes {
         context.len()
     } else {
-        HEADERS
+        bytes
     };
     // SAFETY: the context is the program's own.
     unsafe { bpf_skb_pull_data(context.as_ptr().cast(), length) == 0 }
@@ -114,7 +136,7 @@ pub fn store<T>(context: &TcContext, offset: usize, value: &T) -> Result<(), Dro
 
 /// Where a packet's checksum and ports lie, and how its checksum is to be changed: for addresses, then for ports.
 #[inline(always)]
-fn transport<A: Echo>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
+fn transport<A>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
     let pseudo = u64::from(BPF_F_PSEUDO_HDR);
     let mangled = u64::from(BPF_F_MARK_MANGLED_0);
     match packet.protocol {
@@ -128,29 +150,48 @@ fn transport<A: Echo>(packet: &Packet<A>) -> (usize, usize, [u64; 2]) {
     }
 }
 
-/// Changes a packet's addresses and ports with the checksums over them.
+/// Lets a packet go over a router that changes nothing else of it.
+#[inline(always)]
+pub fn pass_router<A: Address>(context: &TcContext, packet: &Packet<A>) -> Result<(), DropReason> {
+    edit::hops(frame(context), packet, &Rewrite::unchanged(packet), 1)
+        .ok_or(DropReason::RewriteFailed)
+}
+
+/// Changes a packet's addresses and ports with the checksums over them, as it goes over so many routers. Without `SLOW`
+/// it is one of TCP or UDP, and whole.
 ///
 /// What pods send mostly leaves its checksum to a device; what comes in at the uplink mostly has it already.
 #[inline(always)]
-pub fn rewrite<A: Echo>(
+pub fn rewrite<A: Address, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
-    hook: Hook,
+    (hook, routers): (Hook, u8),
 ) -> Result<(), DropReason> {
-    if hook.is_uplink() && packet.protocol != protocol::ICMP && !refusal::is_partial(packet) {
-        rewrite_complete(context, packet, rewrite).ok_or(DropReason::RewriteFailed)
+    if SLOW && packet.transport == 0 {
+        // The first fragment holds the checksum, also over this one's addresses.
+        return edit::head(frame(context), packet, rewrite, routers)
+            .ok_or(DropReason::RewriteFailed);
+    }
+    if SLOW && packet.protocol == protocol::SCTP {
+        return edit::sctp(frame(context), packet, rewrite, routers)
+            .ok_or(DropReason::RewriteFailed);
+    }
+    let is_echo = SLOW && packet.protocol == protocol::ICMP;
+    if hook.is_uplink() && !is_echo && !refusal::is_partial(packet) {
+        rewrite_complete(context, packet, rewrite, routers).ok_or(DropReason::RewriteFailed)
     } else {
-        rewrite_any(context, packet, rewrite)
+        rewrite_any(context, packet, rewrite, (routers, is_echo))
     }
 }
 
 /// The same for a packet whose checksum is complete: it is written directly.
 #[inline(always)]
-fn rewrite_complete<A: Echo>(
+fn rewrite_complete<A: Address>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
+    routers: u8,
 ) -> Option<()> {
     let addresses = rewrite.addresses(packet);
     let whole = addresses.and(rewrite.ports(packet));
@@ -166,7 +207,7 @@ fn rewrite_complete<A: Echo>(
     let transport = frame.at::<Be16>(packet.transport + offset)?;
     // SAFETY: `at` checked the pointer, and BPF's stores need no alignment in packets.
     unsafe { *transport = sum };
-    write(frame, packet, rewrite, packet.transport)?;
+    write(frame, packet, rewrite, (routers, packet.transport, false))?;
     if !A::IS_V6 {
         // The sum that a device made over all of the packet: IPv4's own checksum balances the addresses, so that only the
         // transport's tells. Where there is no such sum the helper refuses. In IPv6 everything is balanced.
@@ -183,10 +224,11 @@ fn rewrite_complete<A: Echo>(
 
 /// The same for every packet.
 #[inline(always)]
-fn rewrite_any<A: Echo>(
+fn rewrite_any<A: Address>(
     context: &TcContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
+    (routers, is_echo): (u8, bool),
 ) -> Result<(), DropReason> {
     let skb = context.as_ptr().cast();
     let addresses = u64::from(rewrite.addresses(packet).sum());
@@ -194,7 +236,7 @@ fn rewrite_any<A: Echo>(
     let (sum_at, ports_at, flags) = transport(packet);
     let sum_at = (packet.transport + sum_at) as u32;
     // ICMP's checksum covers no addresses, ICMPv6's does.
-    let covers_addresses = A::IS_V6 || packet.protocol != protocol::ICMP;
+    let covers_addresses = A::IS_V6 || !is_echo;
     let moves = rewrite.source_port != packet.source_port
         || rewrite.destination_port != packet.destination_port;
     // Only helpers know whether a device is still to complete the checksum. The rest is written directly.
@@ -207,32 +249,22 @@ fn rewrite_any<A: Echo>(
         return Err(DropReason::RewriteFailed);
     }
     let at = packet.transport + ports_at;
-    write(frame(context), packet, rewrite, at).ok_or(DropReason::RewriteFailed)
+    write(frame(context), packet, rewrite, (routers, at, is_echo)).ok_or(DropReason::RewriteFailed)
 }
 
-/// Writes addresses, ports or an echo's identifier, and IPv4's own checksum.
+/// Writes the IP header, and ports or an echo's identifier.
 #[inline(always)]
-fn write<A: Echo>(
+fn write<A: Address>(
     frame: Frame,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
-    ports_at: usize,
+    (routers, ports_at, is_echo): (u8, usize, bool),
 ) -> Option<()> {
-    let at = if A::IS_V6 {
-        field::V6_SOURCE
-    } else {
-        field::V4_SOURCE
-    };
-    let network = frame.at::<[A; 2]>(at)?;
-    let header = frame.at::<Be16>(field::V4_CHECKSUM)?;
     let ports = frame.at::<[Be16; 2]>(ports_at)?;
-    // SAFETY: `at` checked every pointer, and BPF's stores need no alignment in packets.
+    edit::head(frame, packet, rewrite, routers)?;
+    // SAFETY: `at` checked the pointer, and BPF's stores need no alignment in packets.
     unsafe {
-        if !A::IS_V6 {
-            *header = checksum::apply(*header, rewrite.addresses(packet));
-        }
-        write_addresses(network, rewrite.source, rewrite.destination);
-        if packet.protocol == protocol::ICMP {
+        if is_echo {
             (*ports)[0] = echo::identifier(rewrite);
         } else {
             *ports = [rewrite.source_port, rewrite.destination_port];
@@ -295,7 +327,7 @@ pub fn to_neighbour(interface: u32) -> i32 {
 
 /// Sends a packet out of an interface, to a neighbour there, whatever the routing table says.
 #[inline(always)]
-pub fn to_next_hop<A: Echo>(interface: u32, neighbour: A) -> i32 {
+pub fn to_next_hop<A: Address>(interface: u32, neighbour: A) -> i32 {
     // SAFETY: all zeroes are a valid value of this plain structure of integers.
     let mut hop: NextHop = unsafe { core::mem::transmute([0_u32; 5]) };
     hop.nh_family = u32::from(if A::IS_V6 { AF_INET6 } else { AF_INET });

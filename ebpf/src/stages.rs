@@ -3,10 +3,10 @@
 
 use portolan_abi::{
     address::{V4, V6},
-    client, masquerade, open,
+    client, crc32c, masquerade, open,
     outcome::Outcome,
     parse::Packet,
-    reply,
+    quoted, reply,
     rewrite::Rewrite,
     tables::{Hook, Stages},
 };
@@ -16,8 +16,25 @@ use crate::{
     maps::{self, Family, Maps},
 };
 
+/// A stage that looks for the flow of a packet that an ICMP error quotes.
+macro_rules! quoted {
+    ($name:ident, $family:ty, $stage:path $(, $hash:ident)?) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(
+            about: Handed<Packet<$family>>,
+            $($hash: u64,)?
+            rewrite: Lent<Rewrite<$family>>,
+        ) -> u64 {
+            let Some(rewrite) = take_mut::<Rewrite<$family>>(rewrite) else {
+                return Outcome::PASS.0;
+            };
+            with::<$family>(about, |about, maps| $stage(about, $($hash,)? maps, rewrite))
+        }
+    };
+}
+
 macro_rules! stages {
-    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident) => {
+    ($family:ty: $in_flows:ident, $in_source_nat:ident, $from_flows:ident, $from_source_nat:ident, $choose:ident, $world:ident, $give_slot:ident, $give_port:ident, $by_port:ident, $quoted_in_source_nat:ident, $quoted_in_flows:ident, $quoted_reply:ident) => {
         #[unsafe(no_mangle)]
         extern "C" fn $in_flows(packet: Handed<Packet<$family>>, hash: u64, hook: u32) -> u64 {
             with::<$family>(packet, |packet, maps| {
@@ -102,6 +119,11 @@ macro_rules! stages {
             })
         }
 
+        quoted!($by_port, $family, quoted::by_port);
+        quoted!($quoted_in_source_nat, $family, quoted::in_source_nat, hash);
+        quoted!($quoted_in_flows, $family, quoted::in_flows, hash);
+        quoted!($quoted_reply, $family, quoted::reply);
+
         impl Stages<$family> for Maps {
             #[inline(always)]
             fn client_in_flows(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
@@ -148,6 +170,48 @@ macro_rules! stages {
             }
 
             #[inline(always)]
+            fn quoted_by_port(
+                &self,
+                about: &Packet<$family>,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome(lend(rewrite, |rewrite| $by_port(hand(about), rewrite)))
+            }
+
+            #[inline(always)]
+            fn quoted_in_source_nat(
+                &self,
+                about: &Packet<$family>,
+                hash: u64,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome(lend(rewrite, |rewrite| {
+                    $quoted_in_source_nat(hand(about), hash, rewrite)
+                }))
+            }
+
+            #[inline(always)]
+            fn quoted_in_flows(
+                &self,
+                about: &Packet<$family>,
+                hash: u64,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome(lend(rewrite, |rewrite| {
+                    $quoted_in_flows(hand(about), hash, rewrite)
+                }))
+            }
+
+            #[inline(always)]
+            fn quoted_reply(
+                &self,
+                about: &Packet<$family>,
+                rewrite: &mut Rewrite<$family>,
+            ) -> Outcome {
+                Outcome(lend(rewrite, |rewrite| $quoted_reply(hand(about), rewrite)))
+            }
+
+            #[inline(always)]
             fn choose(&self, packet: &Packet<$family>, hash: u64, hook: Hook) -> Outcome {
                 Outcome($choose(hand(packet), hash, hook.0))
             }
@@ -182,8 +246,20 @@ macro_rules! stages {
     };
 }
 
-stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, choose_v4, world_v4, give_slot_v4, give_port_v4);
-stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, choose_v6, world_v6, give_slot_v6, give_port_v6);
+stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, choose_v4, world_v4, give_slot_v4, give_port_v4, quoted_port_v4, quoted_snat_v4, quoted_flows_v4, quoted_reply_v4);
+stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, choose_v6, world_v6, give_slot_v6, give_port_v6, quoted_port_v6, quoted_snat_v6, quoted_flows_v6, quoted_reply_v6);
+
+/// What a change of ports does to SCTP's checksum: [`crc32c::of_first_word`].
+#[unsafe(no_mangle)]
+pub extern "C" fn crc_difference(ports: u32, length: u32) -> u32 {
+    crc32c::of_first_word(ports, length)
+}
+
+/// The same, for decisions that ask for it.
+#[inline(always)]
+pub fn crc(word: u32, length: u32) -> u32 {
+    crc_difference(word, length)
+}
 
 /// Runs a stage over the maps.
 #[inline(always)]

@@ -11,19 +11,19 @@ use portolan_abi::{
     config::NodeConfig,
     drop_reason::DropReason,
     outcome::{Action, Outcome},
-    parse::{Bytes, ETHER_V4, ETHER_V6, NotParsed, Packet, field},
+    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
     protocol, refusal,
     report::program,
     rewrite::Rewrite,
     route::route,
-    tables::{Hook, Stages, Tables},
+    tables::{Hook, Stages},
 };
 
 use crate::{
     count, exits,
     known::Plain,
     maps::{self, Family, Maps},
-    skb, tunnel,
+    skb, stages, tunnel,
     watch::{self, Watched},
     world,
 };
@@ -33,9 +33,16 @@ pub const PASS: i32 = TC_ACT_UNSPEC;
 /// The packet goes no further.
 pub const DROP: i32 = TC_ACT_SHOT;
 
+/// No verdict: the packet takes more to read or to answer than there is room for here, and goes on to the slow program.
+const HARD: i32 = 0x7000;
+
 /// Routes a packet.
 #[inline(always)]
 pub fn handle(context: &TcContext, hook: Hook) -> i32 {
+    // A frame of a VLAN belongs to that VLAN's own interface, which sees it next.
+    if skb::is_of_vlan(context) {
+        return PASS;
+    }
     let Some(ether_type) = ether_type(context, hook) else {
         return PASS;
     };
@@ -56,7 +63,15 @@ where
     } else {
         None
     };
-    known.unwrap_or_else(|| settle(family::<A>(context, hook)))
+    if let Some(verdict) = known {
+        return verdict;
+    }
+    let verdict = family::<A>(context, hook);
+    if matches!(verdict, Ok(HARD)) {
+        maps::hand_over_tc(context);
+        return PASS;
+    }
+    settle(verdict)
 }
 
 /// The verdict; a failure is counted and drops the packet, which may be half rewritten.
@@ -87,43 +102,56 @@ fn family<A: Family + Watched>(context: &TcContext, hook: Hook) -> Result<i32, D
 where
     Maps: Stages<A>,
 {
-    let mut parsed = A::parse(skb::frame(context));
-    if matches!(parsed, Err(NotParsed::Truncated)) && skb::pull_headers(context) {
-        parsed = A::parse(skb::frame(context));
-    }
     let Some(config) = maps::config() else {
         return Ok(PASS);
     };
-    let maps = Maps { config };
-    let packet = match parsed {
-        Ok(packet) => packet,
-        Err(_) => match echo(context, &maps) {
-            Some(packet) => packet,
-            None => return foreign::<A>(context, hook),
-        },
+    let packet = match A::parse(skb::frame(context)) {
+        Ok(packet) if !packet.is_expired() => packet,
+        _ => {
+            skb::leave_hook(context, hook);
+            return Ok(HARD);
+        }
     };
     if hook == Hook::POD {
         check_sender(context, (packet.source, packet.destination))?;
     }
     let mut rewrite = Rewrite::unchanged(&packet);
-    let outcome = match exits::judge_outer(&packet, hook, config) {
-        Outcome::UNKNOWN => route(&packet, hook, &maps, &mut rewrite),
+    forward::<A, false>(context, &packet, &mut rewrite, hook, Maps { config })
+}
+
+/// Decides on a packet and does it. Without `SLOW` it is one of TCP or UDP, whole, and may go over another router.
+#[inline(always)]
+pub fn forward<A: Family + Watched, const SLOW: bool>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    rewrite: &mut Rewrite<A>,
+    hook: Hook,
+    maps: Maps,
+) -> Result<i32, DropReason>
+where
+    Maps: Stages<A>,
+{
+    let config = maps.config;
+    let outcome = match exits::judge_outer(packet, hook, config) {
+        Outcome::UNKNOWN => route(packet, hook, &maps, rewrite),
         judged => judged,
     };
     let verdict = match outcome.action() {
-        Action::Forward => to_backend(context, &packet, (outcome, hook), maps, &mut rewrite),
+        Action::Forward => to_backend::<A, SLOW>(context, packet, (outcome, hook), maps, rewrite),
         Action::Reply => {
             if let Some(backend) = maps::backend(outcome.number()) {
-                count::forwarded(backend, &packet);
+                count::forwarded(backend, packet);
             }
-            to_client(context, &packet, (&rewrite, hook), outcome, config)
+            to_client::<A, SLOW>(context, packet, rewrite, (outcome, hook), config)
         }
-        Action::Refuse => Ok(refuse(context, &packet, outcome, hook)),
+        Action::Refuse => Ok(refuse::<A, SLOW>(context, packet, outcome, hook)),
         Action::Drop => {
             count::dropped(outcome.reason());
             Ok(DROP)
         }
-        Action::Pass | Action::Unknown | Action::Rechoose => onwards(context, &packet, hook, maps),
+        Action::Pass | Action::Unknown | Action::Rechoose => {
+            onwards::<A, SLOW>(context, packet, hook, maps)
+        }
     };
     let place = watch::Place {
         program: if hook.is_uplink() {
@@ -135,7 +163,7 @@ where
         },
         interface: skb::interface(context),
     };
-    watch::tc(config, &packet, &rewrite, outcome, place, verdict);
+    watch::tc(config, packet, rewrite, outcome, place, verdict);
     verdict
 }
 
@@ -151,7 +179,7 @@ fn arrival<A: Family>(context: &TcContext, hook: Hook) -> Hook {
 
 /// A pod speaks for itself alone, whatever protocol it speaks.
 #[inline(always)]
-fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<(), DropReason> {
+pub fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<(), DropReason> {
     if maps::may_send(skb::interface(context), from, to) {
         Ok(())
     } else {
@@ -159,32 +187,9 @@ fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<()
     }
 }
 
-/// An echo, which belongs to a flow only where pods' are masqueraded.
-#[inline(always)]
-fn echo<A: Family>(context: &TcContext, maps: &Maps) -> Option<Packet<A>> {
-    if Tables::<A>::masquerades(maps) && skb::pull_headers(context) {
-        A::echo(skb::frame(context))
-    } else {
-        None
-    }
-}
-
-/// What neither a service nor a flow can be concerned with.
-#[inline(always)]
-fn foreign<A: Family>(context: &TcContext, hook: Hook) -> Result<i32, DropReason> {
-    // A sender may leave even addresses beyond what can be read directly; what has none goes nowhere by itself.
-    if hook == Hook::POD
-        && skb::pull_headers(context)
-        && let Some(ends) = A::ends(skb::frame(context))
-    {
-        check_sender(context, ends)?;
-    }
-    Ok(PASS)
-}
-
 /// No service is concerned: a pod of this node is reached without a visit to the stack all the same.
 #[inline(always)]
-fn onwards<A: Family>(
+fn onwards<A: Family, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
     hook: Hook,
@@ -193,18 +198,22 @@ fn onwards<A: Family>(
 where
     Maps: Stages<A>,
 {
-    if hook.is_node() {
+    // Of what may go no further, the stack tells the sender.
+    if hook.is_node() || SLOW && packet.is_expired() {
         return Ok(PASS);
     }
     match packet.destination.pod() {
-        Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook),
-        None if hook == Hook::POD => world::leave(context, packet, maps),
+        Some(pod) => {
+            skb::pass_router(context, packet)?;
+            skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook)
+        }
+        None if hook == Hook::POD => world::leave::<A, SLOW>(context, packet, maps),
         None => Ok(PASS),
     }
 }
 
 #[inline(always)]
-fn to_backend<A: Family>(
+fn to_backend<A: Family, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
     (outcome, hook): (Outcome, Hook),
@@ -215,6 +224,9 @@ fn to_backend<A: Family>(
         return Ok(PASS);
     };
     count::outcome(outcome, backend);
+    if SLOW && routers(backend, hook) != 0 && packet.is_expired() {
+        return Ok(expire(context, packet, maps.config));
+    }
     count::forwarded(backend, packet);
     if backend.delivery == delivery::DIRECT && hook.is_uplink() {
         return Ok(tunnel::encapsulate(context, packet, backend, maps.config));
@@ -225,25 +237,38 @@ fn to_backend<A: Family>(
         outcome.port(),
         A::node_address(maps.config),
     );
-    to_address(
-        context,
-        packet,
-        (rewrite, hook),
-        (outcome, backend),
-        maps.config,
-    )
+    let way = (backend, maps.config);
+    to_address::<A, SLOW>(context, packet, rewrite, (outcome, hook), way)
 }
 
 /// Rewrites a packet and sends it to its backend's address.
 #[inline(always)]
-pub fn to_address<A: Family>(
+pub fn to_address<A: Family, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
-    (rewrite, hook): (&Rewrite<A>, Hook),
-    (outcome, backend): (Outcome, &Backend),
+    rewrite: &Rewrite<A>,
+    (outcome, hook): (Outcome, Hook),
+    (backend, config): (&Backend, &'static NodeConfig),
+) -> Result<i32, DropReason> {
+    skb::rewrite::<A, SLOW>(context, packet, rewrite, (hook, routers(backend, hook)))?;
+    let to = (backend, rewrite.destination);
+    deliver(context, to, (outcome, hook), config)
+}
+
+/// How many routers are on the way to a backend: what the node's own stack has sent or is to get goes over none here.
+#[inline(always)]
+fn routers(backend: &Backend, hook: Hook) -> u8 {
+    u8::from(backend.delivery != delivery::STACK && !hook.is_node())
+}
+
+/// Sends a packet the way that leads to a backend.
+#[inline(always)]
+pub fn deliver<A: Family>(
+    context: &TcContext,
+    (backend, destination): (&Backend, A),
+    (outcome, hook): (Outcome, Hook),
     config: &'static NodeConfig,
 ) -> Result<i32, DropReason> {
-    skb::rewrite(context, packet, rewrite, hook)?;
     match backend.delivery {
         delivery::PEER => skb::to_pod(
             context,
@@ -253,7 +278,7 @@ pub fn to_address<A: Family>(
         ),
         way if delivery::leaves(way) => {
             let carries_pod = hook == Hook::POD && outcome.port().0 == 0;
-            Ok(exits::leave(rewrite.destination, carries_pod, config))
+            Ok(exits::leave(destination, carries_pod, config))
         }
         // The stack takes no packet with the node's own address as its source from any other interface.
         delivery::STACK if hook.is_node() || outcome.port().0 != 0 => skb::to_node(context),
@@ -263,14 +288,29 @@ pub fn to_address<A: Family>(
 
 /// Rewrites a reply and sends it to its client.
 #[inline(always)]
-pub fn to_client<A: Family>(
+pub fn to_client<A: Family, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
-    (rewrite, hook): (&Rewrite<A>, Hook),
-    outcome: Outcome,
+    rewrite: &Rewrite<A>,
+    (outcome, hook): (Outcome, Hook),
     config: &'static NodeConfig,
 ) -> Result<i32, DropReason> {
-    skb::rewrite(context, packet, rewrite, hook)?;
+    let routers = u8::from(!outcome.is_to_node() && !hook.is_node());
+    if SLOW && routers != 0 && packet.is_expired() {
+        return Ok(expire(context, packet, config));
+    }
+    skb::rewrite::<A, SLOW>(context, packet, rewrite, (hook, routers))?;
+    give_back(context, rewrite.destination, (outcome, hook), config)
+}
+
+/// Sends a packet the way that leads to a client.
+#[inline(always)]
+pub fn give_back<A: Family>(
+    context: &TcContext,
+    client: A,
+    (outcome, hook): (Outcome, Hook),
+    config: &'static NodeConfig,
+) -> Result<i32, DropReason> {
     if outcome.is_to_node() {
         return skb::to_node(context);
     }
@@ -278,21 +318,40 @@ pub fn to_client<A: Family>(
     if hook.is_node() && !outcome.takes_port() {
         return Ok(PASS);
     }
-    match rewrite.destination.pod() {
+    match client.pod() {
         Some(pod) => skb::to_pod(context, pod.interface, [pod.pod_mac, pod.host_mac], hook),
         // It carries the address that the client knocked at.
-        None => Ok(exits::leave(rewrite.destination, false, config)),
+        None => Ok(exits::leave(client, false, config)),
     }
+}
+
+/// Tells the sender of a packet that it has been over as many routers as it may.
+#[inline(never)]
+fn expire<A: Family>(context: &TcContext, packet: &Packet<A>, config: &NodeConfig) -> i32 {
+    count::dropped(DropReason::HopsExhausted.index());
+    let Some(answer) = maps::scratch() else {
+        return DROP;
+    };
+    let node = A::node_address(config);
+    if refusal::expired(skb::frame(context), packet, node, answer).is_none() {
+        return DROP;
+    }
+    skb::answer(context, answer, A::UNREACHABLE as u32, false).unwrap_or(DROP)
 }
 
 /// Answers a client that nobody serves, at once.
 #[inline(never)]
-fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome, hook: Hook) -> i32 {
+fn refuse<A: Family, const SLOW: bool>(
+    context: &TcContext,
+    packet: &Packet<A>,
+    outcome: Outcome,
+    hook: Hook,
+) -> i32 {
     count::dropped(outcome.reason());
     if !refusal::is_answerable(packet) {
         return DROP;
     }
-    let verdict = answer(context, packet, hook);
+    let verdict = answer::<A, SLOW>(context, packet, hook);
     if verdict == DROP {
         count::dropped(DropReason::RefusalFailed.index());
     } else {
@@ -302,17 +361,20 @@ fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, outcome: Outcome, 
 }
 
 #[inline(always)]
-fn answer<A: Family>(context: &TcContext, packet: &Packet<A>, hook: Hook) -> i32 {
+fn answer<A: Family, const SLOW: bool>(context: &TcContext, packet: &Packet<A>, hook: Hook) -> i32 {
     let Some(answer) = maps::scratch() else {
         return DROP;
     };
-    if refusal::answer(skb::frame(context), packet, answer).is_none() {
+    let bytes = skb::frame(context);
+    let (written, length) = if SLOW && packet.protocol == protocol::SCTP {
+        (refusal::abort(bytes, packet, answer, stages::crc), A::ABORT)
+    } else if packet.protocol == protocol::TCP {
+        (refusal::answer(bytes, packet, answer), A::RESET)
+    } else {
+        (refusal::answer(bytes, packet, answer), A::UNREACHABLE)
+    };
+    if written.is_none() {
         return DROP;
     }
-    let length = if packet.protocol == protocol::TCP {
-        A::RESET
-    } else {
-        A::UNREACHABLE
-    };
     skb::answer(context, answer, length as u32, hook.is_node()).unwrap_or(DROP)
 }

@@ -17,7 +17,7 @@ use portolan_abi::{
     drop_reason::{DropReason, Event},
     network::kind,
     parse::{Bytes, NETWORK, Packet, field},
-    protocol,
+    protocol, refusal,
     rewrite::Rewrite,
     tables::Tables,
     too_big,
@@ -118,6 +118,9 @@ fn segment_length<A>(context: &TcContext, packet: &Packet<A>) -> u32 {
 #[inline(never)]
 fn refuse<A: Family>(context: &TcContext, packet: &Packet<A>, mtu: u32) -> i32 {
     count::dropped(DropReason::TooBig.index());
+    if !refusal::is_quotable(packet) {
+        return DROP;
+    }
     let Some(answer) = maps::scratch() else {
         return DROP;
     };

@@ -23,7 +23,7 @@ use crate::{
     count, hops,
     known::Plain,
     maps::{self, Family, Maps},
-    tunnel,
+    slow, tunnel,
     watch::{self, Watched},
     xdp,
 };
@@ -38,10 +38,28 @@ pub fn handle(context: &XdpContext) -> u32 {
         return XDP_PASS;
     }
     match xdp::headers(context).u16(field::ETHER_TYPE).map(Be16) {
-        Some(ETHER_V4) => V4::transmit(context).unwrap_or_else(|| family::<V4>(context, config)),
-        Some(ETHER_V6) => V6::transmit(context).unwrap_or_else(|| family::<V6>(context, config)),
+        Some(ETHER_V4) => match V4::transmit(context) {
+            Some(verdict) => verdict,
+            None => settle(context, family::<V4>(context, config)),
+        },
+        Some(ETHER_V6) => match V6::transmit(context) {
+            Some(verdict) => verdict,
+            None => settle(context, family::<V6>(context, config)),
+        },
         _ => XDP_PASS,
     }
+}
+
+/// No verdict: the packet takes more to read or to answer than there is room for here, and goes on to the slow program.
+const HARD: u32 = 0x7000;
+
+#[inline(always)]
+fn settle(context: &XdpContext, verdict: u32) -> u32 {
+    if verdict != HARD {
+        return verdict;
+    }
+    maps::hand_over_xdp(context);
+    XDP_PASS
 }
 
 #[inline(always)]
@@ -49,22 +67,43 @@ fn family<A: Family + Watched>(context: &XdpContext, config: &'static NodeConfig
 where
     Maps: Stages<A>,
 {
-    let Ok(packet) = A::parse(xdp::frame(context)) else {
-        return XDP_PASS;
+    let packet = match A::parse(xdp::frame(context)) {
+        Ok(packet) if !packet.is_expired() => packet,
+        _ => return HARD,
     };
+    let mut rewrite = Rewrite::unchanged(&packet);
+    forward::<A, false>(context, &packet, &mut rewrite, config)
+}
+
+/// Decides on a packet and does it. Without `SLOW` it is one of TCP or UDP, whole, and may go over another router.
+#[inline(always)]
+pub fn forward<A: Family + Watched, const SLOW: bool>(
+    context: &XdpContext,
+    packet: &Packet<A>,
+    rewrite: &mut Rewrite<A>,
+    config: &'static NodeConfig,
+) -> u32
+where
+    Maps: Stages<A>,
+{
     // What a device is still to complete, only tcx can send on.
-    if refusal::is_partial(&packet) {
+    if refusal::is_partial(packet) {
         return XDP_PASS;
     }
     let maps = Maps { config };
-    let mut rewrite = Rewrite::unchanged(&packet);
-    let outcome = route(&packet, Hook::TRANSIT, &maps, &mut rewrite);
+    let outcome = route(packet, Hook::TRANSIT, &maps, rewrite);
     let verdict = match outcome.action() {
-        Action::Forward => to_backend(context, &packet, outcome, config, &mut rewrite),
+        Action::Forward => to_backend::<A, SLOW>(context, packet, outcome, config, rewrite),
         Action::Reply if rewrite.destination.pod().is_none() => {
-            transmit(context, &packet, &rewrite, outcome.number())
+            if SLOW && packet.is_expired() {
+                slow::expire(context, packet, config)
+            } else {
+                transmit::<A, SLOW>(context, packet, rewrite, outcome.number())
+            }
         }
-        Action::Refuse => refuse(context, &packet, outcome),
+        // Rare, and tcx knows how.
+        Action::Refuse if SLOW && packet.protocol == protocol::SCTP => XDP_PASS,
+        Action::Refuse => refuse(context, packet, outcome),
         Action::Drop => {
             count::dropped(outcome.reason());
             XDP_DROP
@@ -75,12 +114,12 @@ where
         program: program::XDP_UPLINK,
         interface: xdp::interface(context),
     };
-    watch::xdp(config, &packet, &rewrite, outcome, place, verdict);
+    watch::xdp(config, packet, rewrite, outcome, place, verdict);
     verdict
 }
 
 #[inline(always)]
-fn to_backend<A: Family>(
+fn to_backend<A: Family, const SLOW: bool>(
     context: &XdpContext,
     packet: &Packet<A>,
     outcome: Outcome,
@@ -92,17 +131,20 @@ fn to_backend<A: Family>(
     };
     // The flow has its slot now: should no next hop be known yet, tcx forwards the packet as one of a known flow.
     count::outcome(outcome, backend);
+    if SLOW && packet.is_expired() {
+        return slow::expire(context, packet, config);
+    }
     if backend.delivery == delivery::DIRECT {
         return tunnel::transmit(context, packet, backend, config);
     }
     rewrite.to_backend(packet, backend, outcome.port(), A::node_address(config));
-    transmit(context, packet, rewrite, outcome.number())
+    transmit::<A, SLOW>(context, packet, rewrite, outcome.number())
 }
 
 /// Rewrites a packet and sends it out again, if XDP can; else the packet is as it was and goes up.
 // Not inlined, so that its share of the stack is free while the stages run.
 #[inline(never)]
-fn transmit<A: Family>(
+fn transmit<A: Family, const SLOW: bool>(
     context: &XdpContext,
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
@@ -111,7 +153,13 @@ fn transmit<A: Family>(
     let Some(hop) = hops::next_hop(context, rewrite, packet.length) else {
         return XDP_PASS;
     };
-    if xdp::rewrite(xdp::headers(context), packet, rewrite, hop).is_none() {
+    let frame = xdp::headers(context);
+    let written = if SLOW {
+        xdp::rewrite_slow(frame, packet, rewrite, hop)
+    } else {
+        xdp::rewrite(frame, packet, rewrite, hop)
+    };
+    if written.is_none() {
         return XDP_PASS;
     }
     if let Some(backend) = maps::backend(backend) {

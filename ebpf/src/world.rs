@@ -19,7 +19,7 @@ use crate::{
 
 /// Sends on what no service is concerned with and what is for no pod of this node.
 #[inline(always)]
-pub fn leave<A: Family>(
+pub fn leave<A: Family, const SLOW: bool>(
     context: &TcContext,
     packet: &Packet<A>,
     maps: Maps,
@@ -29,6 +29,7 @@ where
 {
     let verdict = exits::tunnel(packet.destination, true, maps.config);
     if verdict != PASS {
+        skb::pass_router(context, packet)?;
         return Ok(verdict);
     }
     if !Tables::<A>::masquerades(&maps) {
@@ -43,7 +44,7 @@ where
                 source_port: outcome.port(),
                 destination_port: packet.destination_port,
             };
-            skb::rewrite(context, packet, &rewrite, Hook::POD)?;
+            skb::rewrite::<A, SLOW>(context, packet, &rewrite, (Hook::POD, 1))?;
             Ok(skb::to_neighbour(maps.config.uplink))
         }
         Action::Drop => {

@@ -13,10 +13,7 @@ use portolan_abi::{
     rewrite::Rewrite,
 };
 
-use crate::{
-    frame::{Frame, write_addresses},
-    hops::Hop,
-};
+use crate::{edit, frame::Frame, hops::Hop};
 
 /// The same without asking for the packet's length, for what does not look at it.
 #[inline(always)]
@@ -55,7 +52,21 @@ pub fn interface(context: &XdpContext) -> u32 {
     context.ingress_ifindex() as u32
 }
 
-/// Changes a packet's addresses, ports and next hop with the checksums over them; nothing if not all of it is there.
+/// Changes the next hop.
+#[inline(always)]
+pub fn leave_by(frame: Frame, hop: Hop) -> Option<()> {
+    let macs = frame.at::<Hop>(0)?;
+    // SAFETY: `at` checked the pointer, and BPF's stores need no alignment in packets.
+    unsafe {
+        (*macs)[0] = hop[0];
+        (*macs)[1] = hop[1];
+        (*macs)[2] = hop[2];
+    }
+    Some(())
+}
+
+/// Changes addresses, ports and next hop of a packet of TCP or UDP with the checksums over them, as it goes over a
+/// router; nothing if not all of it is there.
 #[inline(always)]
 pub fn rewrite<A: Address>(
     frame: Frame,
@@ -63,8 +74,7 @@ pub fn rewrite<A: Address>(
     rewrite: &Rewrite<A>,
     hop: Hop,
 ) -> Option<()> {
-    let addresses = rewrite.addresses(packet);
-    let whole = addresses.and(rewrite.ports(packet));
+    let whole = rewrite.addresses(packet).and(rewrite.ports(packet));
     let (offset, sum) = if packet.protocol == protocol::TCP {
         (field::TCP_CHECKSUM, checksum::apply(packet.checksum, whole))
     } else {
@@ -73,29 +83,36 @@ pub fn rewrite<A: Address>(
             checksum::apply_udp(packet.checksum, whole),
         )
     };
-    let at = if A::IS_V6 {
-        field::V6_SOURCE
-    } else {
-        field::V4_SOURCE
-    };
-    let macs = frame.at::<Hop>(0)?;
-    let network = frame.at::<[A; 2]>(at)?;
-    let header = frame.at::<Be16>(field::V4_CHECKSUM)?;
     let ports = frame.at::<[Be16; 2]>(packet.transport)?;
     let transport = frame.at::<Be16>(packet.transport + offset)?;
+    leave_by(frame, hop)?;
+    edit::head(frame, packet, rewrite, 1)?;
     // SAFETY: `at` checked every pointer, and BPF's stores need no alignment in packets.
     unsafe {
-        (*macs)[0] = hop[0];
-        (*macs)[1] = hop[1];
-        (*macs)[2] = hop[2];
-        if !A::IS_V6 {
-            *header = checksum::apply(*header, addresses);
-        }
-        write_addresses(network, rewrite.source, rewrite.destination);
         *ports = [rewrite.source_port, rewrite.destination_port];
         *transport = sum;
     }
     Some(())
+}
+
+/// The same for any packet.
+#[inline(always)]
+pub fn rewrite_slow<A: Address>(
+    frame: Frame,
+    packet: &Packet<A>,
+    changes: &Rewrite<A>,
+    hop: Hop,
+) -> Option<()> {
+    if packet.transport == 0 {
+        // The first fragment holds the checksum, also over this one's addresses.
+        leave_by(frame, hop)?;
+        edit::head(frame, packet, changes, 1)
+    } else if packet.protocol == protocol::SCTP {
+        leave_by(frame, hop)?;
+        edit::sctp(frame, packet, changes, 1)
+    } else {
+        rewrite(frame, packet, changes, hop)
+    }
 }
 
 /// Makes the packet an answer of a length; unchanged if that cannot be.

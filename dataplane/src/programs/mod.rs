@@ -1,6 +1,7 @@
 //! Loading the kernel object, and running its programs on packets. aya stays in this module.
 
 mod links;
+mod slow;
 mod sockets;
 
 use std::{
@@ -112,9 +113,20 @@ impl Programs {
                 Program::SchedClassifier(program) if config.ways.tcx => program.load(),
                 _ => continue,
             };
+            if let Err(error) = &result
+                && slow::is_slow(name)
+            {
+                tracing::warn!(
+                    program = name,
+                    error = error as &dyn std::error::Error,
+                    "this kernel refuses the program for fragments, ICMP errors, SCTP and the like: they are left to its stack"
+                );
+                continue;
+            }
             let name = name.to_owned();
             result.map_err(|source| kernel("load program", Path::new(&name), source))?;
         }
+        slow::join(&mut object_code)?;
         let [links, sockets] = [LINKS, SOCKETS].map(|folder| pins.join(folder));
         for folder in [&links, &sockets] {
             fs::create_dir_all(folder).map_err(|error| failed("make folder", folder, error))?;

@@ -204,8 +204,7 @@ impl Services {
         if service.backends.iter().any(|backend| backend.port == 0) {
             return Err(invalid("a backend has port 0".to_owned()));
         }
-        frontends::number(service.protocol)
-            .ok_or_else(|| invalid("SCTP is not routed yet".to_owned()))
+        Ok(frontends::number(service.protocol))
     }
 
     /// The service's id, a new one if it has none, with a record of who it is.

@@ -1,5 +1,7 @@
 //! Tables of packets for each program: what goes in, the verdict, and what must come out, over BPF_PROG_TEST_RUN.
 
+mod errors;
+mod hard;
 mod malformed;
 mod services;
 mod shapes;
@@ -63,7 +65,7 @@ impl Rows {
 fn every_packet_comes_out_as_its_row_says() {
     let mut rows = Vec::new();
     for family in 0..2 {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
             let mut some = Rows {
                 family,
                 protocol,
@@ -77,6 +79,8 @@ fn every_packet_comes_out_as_its_row_says() {
             some.options();
             some.flags();
             some.malformed();
+            some.errors();
+            some.hard();
             rows.extend(some.made);
         }
     }
@@ -86,6 +90,7 @@ fn every_packet_comes_out_as_its_row_says() {
         |mut bench| {
             bench.serve(Protocol::Tcp);
             bench.serve(Protocol::Udp);
+            bench.serve(Protocol::Sctp);
             rows.iter()
                 .filter_map(|row| row.failure(&bench))
                 .collect::<Vec<_>>()

@@ -37,10 +37,10 @@ impl Rows {
     fn ways_to_be_wrong(&self, program: &str) -> Vec<Spoiled> {
         let is_v4 = self.family == 0;
         let network = if is_v4 { 34 } else { 54 };
-        let transport = if self.protocol == protocol::TCP {
-            20
-        } else {
-            8
+        let transport = match self.protocol {
+            protocol::TCP => 20,
+            protocol::UDP => 8,
+            _ => 16,
         };
         // Where the length stands, and what it counts beside the transport.
         let (length, header) = if is_v4 { (16, 20) } else { (18, 0) };

@@ -141,6 +141,10 @@ impl Rows {
                             Behind::Local => vec![Step::unchanged(XDP, packet, XDP_PASS)],
                             Behind::Remote => rows.xdp_serves(&packet),
                             Behind::OutOfReach => vec![Step::unchanged(XDP, packet, XDP_DROP)],
+                            // Left to tcx.
+                            _ if rows.protocol == protocol::SCTP => {
+                                vec![Step::unchanged(XDP, packet, XDP_PASS)]
+                            }
                             _ => vec![Step::new(XDP, packet.clone(), XDP_TX, refusal(&packet))],
                         }
                     },

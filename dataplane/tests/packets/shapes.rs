@@ -47,7 +47,11 @@ impl Rows {
                         program,
                         packet.clone(),
                         TC_REDIRECT,
-                        Packet { macs, ..packet }.into(),
+                        Packet {
+                            macs,
+                            ..packet.routed()
+                        }
+                        .into(),
                     )],
                     None => vec![Step::unchanged(program, packet, pass)],
                 }
@@ -69,7 +73,7 @@ impl Rows {
                 let forwarded = Packet {
                     macs: LOCAL_MACS,
                     destination: target(Behind::Local, rows.family),
-                    ..packet.clone()
+                    ..packet.routed()
                 };
                 vec![Step::new(POD, packet, TC_REDIRECT, forwarded.into())]
             });
@@ -85,7 +89,7 @@ impl Rows {
                     macs: [OTHER_MAC, NODE_MAC],
                     source: (rows.at(NODE), GIVEN),
                     destination: target(Behind::Remote, rows.family),
-                    ..packet.clone()
+                    ..packet.routed()
                 };
                 vec![Step::new(XDP, packet, XDP_TX, forwarded.into())]
             });
@@ -100,7 +104,7 @@ impl Rows {
                 let forwarded = Packet {
                     macs: LOCAL_MACS,
                     destination: target(Behind::Local, rows.family),
-                    ..packet.clone()
+                    ..packet.routed()
                 };
                 vec![Step::new(POD, packet, TC_REDIRECT, forwarded.into())]
             });
@@ -123,14 +127,14 @@ impl Rows {
                 let forwarded = Packet {
                     macs: LOCAL_MACS,
                     destination: to,
-                    ..packet.clone()
+                    ..packet.routed()
                 };
                 let mut answer = rows.packet(to, packet.source).flagged(tcp::SYN | tcp::ACK);
                 answer.options = vec![1; words * 4];
                 let restored = Packet {
                     macs: CLIENT_MACS,
                     source: packet.destination,
-                    ..answer.clone()
+                    ..answer.routed()
                 };
                 vec![
                     Step::new(POD, packet, TC_REDIRECT, forwarded.into()),
@@ -149,7 +153,7 @@ impl Rows {
                     macs: [OTHER_MAC, NODE_MAC],
                     source,
                     destination,
-                    ..packet.clone()
+                    ..packet.routed()
                 };
                 vec![Step::new(XDP, packet, XDP_TX, forwarded.into())]
             });

@@ -8,6 +8,8 @@ use portolan_abi::{
     backend::Backend,
     choice::{Load, Place},
     config,
+    ip::ReadIp,
+    network,
     parse::ParseAddress,
     pod::PodEntry,
     refusal::Refuse,
@@ -15,22 +17,25 @@ use portolan_abi::{
     service::{ServiceEntry, ServiceKey},
     source_range::RangeMember,
     tables::Stages,
+    tunnel::Encapsulate,
 };
 
 use super::{
     memory::{View, View6},
     model::Model,
-    tables::Tables,
+    tables::{Tables, longest},
 };
 
 /// A family with its tables.
-pub trait Family: ParseAddress + Refuse + OfSender {
+pub trait Family: ParseAddress + ReadIp + Encapsulate + Refuse + OfSender {
     /// Its source NAT address.
     fn node_address(config: &config::NodeConfig) -> Self;
     /// An address as the standard library has it.
     fn ip(self) -> IpAddr;
     /// The pod of an address.
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry>;
+    /// An outer header's bytes.
+    fn bytes(header: Self::Header) -> Vec<u8>;
 }
 
 impl Family for V4 {
@@ -45,6 +50,10 @@ impl Family for V4 {
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
         tables.pods_v4.get(&address).copied()
     }
+
+    fn bytes(header: [u8; 20]) -> Vec<u8> {
+        header.to_vec()
+    }
 }
 
 impl Family for V6 {
@@ -58,6 +67,10 @@ impl Family for V6 {
 
     fn pod(tables: &Tables, address: Self) -> Option<PodEntry> {
         tables.pods_v6.get(&address).copied()
+    }
+
+    fn bytes(header: [u64; 5]) -> Vec<u8> {
+        header.map(u64::to_ne_bytes).concat()
     }
 }
 
@@ -120,16 +133,17 @@ macro_rules! tables {
 
             fn is_in_ranges(&self, set: u32, client: $family) -> bool {
                 let member = RangeMember::new(set, client);
-                let words = member.address.map(u32::to_ne_bytes).concat();
-                let bytes = [&member.set.to_ne_bytes(), words.as_slice()].concat();
-                let same = |length: u32, of: &[u8; 20]| {
-                    (0..length as usize)
-                        .all(|bit| (bytes[bit / 8] ^ of[bit / 8]) << (bit % 8) & 0x80 == 0)
-                };
-                self.tables
-                    .ranges
-                    .iter()
-                    .any(|(length, of)| same(*length, of))
+                longest(&self.tables.ranges, &member).is_some()
+            }
+
+            fn masquerades(&self) -> bool {
+                let config = self.config();
+                config.flags & config::flags::MASQUERADE != 0 && config.uplink != 0
+            }
+
+            fn network(&self, address: $family) -> u32 {
+                let member = RangeMember::new(network::SET, address);
+                longest(&self.tables.networks, &member).unwrap_or(0)
             }
 
             fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {

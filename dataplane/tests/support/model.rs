@@ -19,10 +19,16 @@ use portolan_abi::{
     config,
     counters::{ClassCount, ServiceCount},
     drop_reason::{DropReason, Event},
+    echo,
     flow::Meta,
+    fragment::{self, Fragment, Noted},
+    icmp::{self, Edits, IcmpError},
+    ip::{self, Ip, kind},
+    masquerade::masquerade,
+    network,
     outcome::{Action, Outcome},
-    parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
-    protocol, refusal,
+    parse::{Bytes, ETHER_V4, ETHER_V6, NETWORK, Packet, field},
+    protocol, quoted, refusal,
     rewrite::Rewrite,
     route::route,
     sender,
@@ -33,9 +39,12 @@ use portolan_abi::{
 use super::{
     family::Family,
     memory::Flows,
-    rewriting::{answer, change, put, sum_offset, to_node, to_pod},
+    rewriting::{answer, change, change_error, put, put_head, sum_offset, to_node, to_pod},
     tables::{self, Tables},
 };
+
+mod tcx;
+mod xdp;
 
 /// The next program, then the stack.
 pub const TC_PASS: i32 = -1;
@@ -53,6 +62,18 @@ pub const XDP_TX: i32 = 3;
 /// The MAC addresses of the next hop to an address, if XDP may send there: as the kernel's routing would say.
 pub type NextHop = fn(IpAddr) -> Option<[[u8; 6]; 2]>;
 
+/// What a frame holds.
+enum Read<A> {
+    /// A packet of a transport that services have.
+    Packet(Packet<A>),
+    /// An ICMP error about one.
+    Error(Packet<A>, IcmpError<A>),
+    /// A fragment whose ports are not known.
+    Follows,
+    /// Something else.
+    Foreign,
+}
+
 /// The model.
 #[derive(Debug)]
 pub struct Model {
@@ -62,6 +83,8 @@ pub struct Model {
     pub flows: [Flows; 4],
     /// Which buckets of which flow table the last packet looked at.
     pub touched: RefCell<Vec<(usize, usize)>>,
+    /// Datagrams of which the first fragment has been seen.
+    fragments: RefCell<Vec<Noted>>,
     /// How busy backends are.
     pub loads: RefCell<Vec<Load>>,
     /// Which backend clients had last.
@@ -91,6 +114,7 @@ impl Model {
         Self {
             tables,
             flows,
+            fragments: RefCell::new(vec![Noted::default(); fragment::PLACES as usize]),
             loads: RefCell::default(),
             affinities: RefCell::default(),
             interface: Cell::default(),
@@ -255,221 +279,5 @@ impl Model {
     /// The node's configuration.
     pub fn config(&self) -> &config::NodeConfig {
         self.tables.config.get(0).expect("there is one")
-    }
-
-    fn tcx(&self, frame: &mut Vec<u8>, hook: Hook) -> i32 {
-        match frame.as_slice().u16(field::ETHER_TYPE).map(Be16) {
-            Some(ETHER_V4) => self.tcx_family::<V4>(frame, hook),
-            Some(ETHER_V6) => self.tcx_family::<V6>(frame, hook),
-            _ => TC_PASS,
-        }
-    }
-
-    fn tcx_family<A: Family>(&self, frame: &mut Vec<u8>, hook: Hook) -> i32
-    where
-        for<'a> &'a Self: Stages<A>,
-    {
-        let parsed = A::parse(frame.as_slice());
-        let ends = match &parsed {
-            Ok(packet) => Some((packet.source, packet.destination)),
-            Err(_) => A::ends(frame.as_slice()),
-        };
-        if let Some(ends) = ends
-            && hook == Hook::POD
-            && !self.may_send::<A>(ends)
-        {
-            self.dropped(DropReason::SpoofedSource.index());
-            return TC_DROP;
-        }
-        let Ok(packet) = parsed else {
-            return TC_PASS;
-        };
-        let mut rewrite = Rewrite::default();
-        let outcome = route(&packet, hook, &self, &mut rewrite);
-        match outcome.action() {
-            Action::Forward => self.to_backend(frame, &packet, (outcome, hook), rewrite),
-            Action::Reply => {
-                if let Some(backend) = self.backend(outcome.number()) {
-                    self.forwarded(backend, &packet);
-                }
-                self.to_client(frame, &packet, &rewrite, (outcome, hook))
-            }
-            Action::Refuse => {
-                self.dropped(outcome.reason());
-                if !refusal::is_answerable(&packet) {
-                    return TC_DROP;
-                }
-                self.count(outcome.number(), |count| count.refused += 1);
-                answer(frame, &packet);
-                if hook.is_node() {
-                    return to_node(frame);
-                }
-                TC_REDIRECT
-            }
-            Action::Drop => {
-                self.dropped(outcome.reason());
-                TC_DROP
-            }
-            _ if hook.is_node() => TC_PASS,
-            Action::Pass | Action::Unknown | Action::Rechoose => {
-                match A::pod(&self.tables, packet.destination) {
-                    Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
-                    None => TC_PASS,
-                }
-            }
-        }
-    }
-
-    fn may_send<A: Family>(&self, (source, destination): (A, A)) -> bool {
-        let interface = self.interface.get();
-        let entry = self.tables.senders.get(sender::place(interface) as usize);
-        sender::may_send(entry, interface, source, destination, |address| {
-            A::pod(&self.tables, address).map_or(0, |pod| pod.interface)
-        })
-    }
-
-    fn to_backend<A: Family>(
-        &self,
-        frame: &mut [u8],
-        packet: &Packet<A>,
-        (outcome, hook): (Outcome, Hook),
-        mut rewrite: Rewrite<A>,
-    ) -> i32
-    where
-        for<'a> &'a Self: Stages<A>,
-    {
-        let Some(backend) = self.backend(outcome.number()) else {
-            return TC_PASS;
-        };
-        self.opened(outcome, backend);
-        self.forwarded(backend, packet);
-        rewrite.to_backend(
-            packet,
-            backend,
-            outcome.port(),
-            A::node_address(self.config()),
-        );
-        change(
-            frame,
-            packet,
-            &rewrite,
-            [rewrite.addresses(packet), rewrite.ports(packet)],
-        );
-        match backend.delivery {
-            delivery::PEER => to_pod(frame, [backend.pod_mac, backend.host_mac]),
-            delivery::NEIGHBOUR if self.config().uplink != 0 => TC_REDIRECT,
-            delivery::STACK if hook.is_node() || outcome.port().0 != 0 => to_node(frame),
-            _ => TC_PASS,
-        }
-    }
-
-    fn to_client<A: Family>(
-        &self,
-        frame: &mut [u8],
-        packet: &Packet<A>,
-        rewrite: &Rewrite<A>,
-        (outcome, hook): (Outcome, Hook),
-    ) -> i32 {
-        let delta = [rewrite.addresses(packet), rewrite.ports(packet)];
-        change(frame, packet, rewrite, delta);
-        if outcome.is_to_node() {
-            return to_node(frame);
-        }
-        if hook.is_node() && !outcome.takes_port() {
-            return TC_PASS;
-        }
-        match A::pod(&self.tables, rewrite.destination) {
-            Some(pod) => to_pod(frame, [pod.pod_mac, pod.host_mac]),
-            None if self.config().uplink != 0 => TC_REDIRECT,
-            None => TC_PASS,
-        }
-    }
-
-    fn xdp(&self, frame: &mut Vec<u8>) -> i32 {
-        if self.config().flags & config::flags::XDP_TRANSMIT == 0 {
-            return XDP_PASS;
-        }
-        match frame.as_slice().u16(field::ETHER_TYPE).map(Be16) {
-            Some(ETHER_V4) => self.xdp_family::<V4>(frame),
-            Some(ETHER_V6) => self.xdp_family::<V6>(frame),
-            _ => XDP_PASS,
-        }
-    }
-
-    fn xdp_family<A: Family>(&self, frame: &mut Vec<u8>) -> i32
-    where
-        for<'a> &'a Self: Stages<A>,
-    {
-        let Ok(packet) = A::parse(frame.as_slice()) else {
-            return XDP_PASS;
-        };
-        if refusal::is_partial(&packet) {
-            return XDP_PASS;
-        }
-        let mut rewrite = Rewrite::default();
-        let outcome = route(&packet, Hook::TRANSIT, &self, &mut rewrite);
-        match outcome.action() {
-            Action::Forward => {
-                let Some(backend) = self.backend(outcome.number()) else {
-                    return XDP_PASS;
-                };
-                self.opened(outcome, backend);
-                rewrite.to_backend(
-                    &packet,
-                    backend,
-                    outcome.port(),
-                    A::node_address(self.config()),
-                );
-                self.transmit(frame, &packet, &rewrite, outcome.number())
-            }
-            Action::Reply if A::pod(&self.tables, rewrite.destination).is_none() => {
-                self.transmit(frame, &packet, &rewrite, outcome.number())
-            }
-            Action::Refuse if refusal::is_answerable(&packet) => {
-                self.count(outcome.number(), |count| count.refused += 1);
-                self.dropped(outcome.reason());
-                self.event(Event::XdpRefused.index());
-                answer(frame, &packet);
-                XDP_TX
-            }
-            Action::Refuse | Action::Drop => {
-                self.dropped(outcome.reason());
-                XDP_DROP
-            }
-            _ => XDP_PASS,
-        }
-    }
-
-    fn transmit<A: Family>(
-        &self,
-        frame: &mut [u8],
-        packet: &Packet<A>,
-        rewrite: &Rewrite<A>,
-        backend: u32,
-    ) -> i32 {
-        let Some(hop) = (self.next_hop)(rewrite.destination.ip()) else {
-            return XDP_PASS;
-        };
-        let whole = rewrite.addresses(packet).and(rewrite.ports(packet));
-        change(
-            frame,
-            packet,
-            rewrite,
-            [rewrite.addresses(packet), checksum::Difference::NONE],
-        );
-        // By one difference, not two as the helpers for socket buffers do it: zero has two forms.
-        let at = packet.transport + sum_offset(packet.protocol);
-        let sum = if packet.protocol == protocol::TCP {
-            checksum::apply(packet.checksum, whole)
-        } else {
-            checksum::apply_udp(packet.checksum, whole)
-        };
-        put(frame, at, &sum.0.to_ne_bytes());
-        put(frame, 0, &hop.concat());
-        if let Some(backend) = self.backend(backend) {
-            self.forwarded(backend, packet);
-        }
-        self.event(Event::XdpForwarded.index());
-        XDP_TX
     }
 }

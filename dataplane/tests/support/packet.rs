@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use portolan_abi::{
     address::{Address, V4, V6},
-    checksum, protocol,
+    checksum, protocol, tcp,
 };
 
 /// An Ethernet frame with an IP packet of TCP or UDP in it.
@@ -32,8 +32,14 @@ pub struct Packet {
     pub hops: u8,
     /// IPv4's options, a multiple of four bytes.
     pub options: Vec<u8>,
+    /// IPv6's extension headers by their numbers, eight bytes each.
+    pub extensions: Vec<u8>,
     /// What the transport carries.
     pub payload: Vec<u8>,
+    /// An ABORT of SCTP whose tag is that of the packet that it answers.
+    pub reflects: bool,
+    /// A chunk of SCTP without a value.
+    pub bare: bool,
     /// UDP over IPv4 may go without a checksum.
     pub unchecked: bool,
 }
@@ -53,7 +59,10 @@ impl Packet {
             window: 4_096,
             hops: 63,
             options: Vec::new(),
+            extensions: Vec::new(),
             payload: b"portolan".to_vec(),
+            reflects: false,
+            bare: false,
             unchecked: false,
         }
     }
@@ -80,8 +89,48 @@ impl Packet {
             macs,
             source,
             destination,
+            ..self.routed()
+        }
+    }
+
+    /// As a router passes it on.
+    #[must_use]
+    pub fn routed(&self) -> Self {
+        Self {
+            hops: self.hops - 1,
             ..self.clone()
         }
+    }
+
+    /// The frames of its fragments, `size` bytes of the transport in each but the last: a multiple of eight.
+    pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
+        let transport = self.transport();
+        let last = (transport.len() - 1) / size;
+        let frame = |(index, part): (usize, &[u8])| {
+            let more = u16::from(index != last);
+            let offset = short(index * size / 8);
+            let mut frame = self.macs.concat();
+            if self.source.0.is_ipv4() {
+                frame.extend([0x08, 0x00]);
+                let at = frame.len();
+                frame.extend(self.network(self.protocol, part));
+                let bits = (more << 13 | offset).to_be_bytes();
+                frame[at + 6..at + 8].copy_from_slice(&bits);
+                frame[at + 10..at + 12].fill(0);
+                let header = 20 + self.options.len();
+                let sum = !checksum::fold(checksum::sum(&frame[at..at + header]));
+                frame[at + 10..at + 12].copy_from_slice(&sum.to_ne_bytes());
+            } else {
+                frame.extend([0x86, 0xdd]);
+                let bits = (offset << 3 | more).to_be_bytes();
+                let id = u32::from(self.id).to_be_bytes();
+                let header = [self.protocol, 0, bits[0], bits[1]];
+                let inner = [&header, id.as_slice(), part].concat();
+                frame.extend(self.network(44, &inner));
+            }
+            frame
+        };
+        transport.chunks(size).enumerate().map(frame).collect()
     }
 
     /// With TCP's flags.
@@ -159,13 +208,20 @@ impl Packet {
                 header
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let length = short(inner.len()).to_be_bytes();
+                let mut extended = Vec::new();
+                let mut next = protocol;
+                for kind in self.extensions.iter().rev() {
+                    // Padding of six bytes.
+                    let header = [next, 0, 1, 4, 0, 0, 0, 0];
+                    extended.splice(0..0, header);
+                    next = *kind;
+                }
+                let length = short(extended.len() + inner.len()).to_be_bytes();
                 let id = self.id.to_be_bytes();
-                let mut header = vec![
-                    0x60, 0, id[0], id[1], length[0], length[1], protocol, self.hops,
-                ];
+                let mut header = vec![0x60, 0, id[0], id[1], length[0], length[1], next, self.hops];
                 header.extend(source.octets());
                 header.extend(destination.octets());
+                header.extend(extended);
                 header.extend(inner);
                 header
             }
@@ -191,6 +247,7 @@ impl Packet {
                 bytes.extend([0, 0]);
                 6
             }
+            protocol::SCTP => return self.sctp(bytes),
             other => panic!("no transport has the number {other}"),
         };
         bytes.extend(&self.payload);
@@ -205,6 +262,46 @@ impl Packet {
         }
         bytes
     }
+}
+
+impl Packet {
+    /// SCTP behind its ports: one chunk, whose kind TCP's flags say.
+    fn sctp(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        let has = |flags| self.flags & flags != 0;
+        let kind = if has(tcp::RST) {
+            6
+        } else if has(tcp::SYN) {
+            if has(tcp::ACK) { 2 } else { 1 }
+        } else if has(tcp::FIN) {
+            7
+        } else {
+            0
+        };
+        bytes.extend(self.numbers[1].to_be_bytes());
+        bytes.extend([0; 4]);
+        // The tag that an INIT asks for comes first.
+        let value = [&self.numbers[0].to_be_bytes(), self.payload.as_slice()].concat();
+        bytes.extend([kind, u8::from(self.reflects)]);
+        let value = if self.bare { Vec::new() } else { value };
+        bytes.extend(short(4 + value.len()).to_be_bytes());
+        bytes.extend(value);
+        let crc = crc32c(&bytes).to_le_bytes();
+        bytes[8..12].copy_from_slice(&crc);
+        bytes
+    }
+}
+
+/// RFC 9260, appendix A, as simply as can be.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 0 {
+                crc >> 1
+            } else {
+                crc >> 1 ^ 0x82f6_3b78
+            }
+        })
+    })
 }
 
 /// A length that a packet can have.
@@ -270,6 +367,10 @@ fn wrong_in_network(packet: &[u8], is_v4: bool) -> Option<String> {
         if sum != 0 {
             return Some(format!("IPv4's checksum is off by {sum:#06x}"));
         }
+        if packet[6] & 0x3f != 0 || packet[7] != 0 {
+            // The transport's checksum is over all fragments.
+            return None;
+        }
         let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
         let octets = |at: usize| <[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes");
         (
@@ -281,11 +382,16 @@ fn wrong_in_network(packet: &[u8], is_v4: bool) -> Option<String> {
     } else {
         let length = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
         let octets = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).expect("16 bytes");
+        let (mut next, mut header) = (packet[6], 40);
+        while matches!(next, 0 | 60) {
+            next = packet[header];
+            header += (usize::from(packet[header + 1]) + 1) * 8;
+        }
         (
             octets(8).into(),
             octets(24).into(),
-            packet[6],
-            &packet[40..length],
+            next,
+            &packet[header..length],
         )
     };
     let sum = match protocol {
@@ -293,6 +399,11 @@ fn wrong_in_network(packet: &[u8], is_v4: bool) -> Option<String> {
         protocol::ICMP => !checksum::fold(checksum::sum(transport)),
         protocol::TCP | protocol::UDP | protocol::ICMPV6 => {
             transport_sum(source, destination, protocol, transport)
+        }
+        protocol::SCTP => {
+            let mut zeroed = transport.to_vec();
+            zeroed[8..12].fill(0);
+            u16::from(crc32c(&zeroed).to_le_bytes() != transport[8..12])
         }
         _ => 0,
     };

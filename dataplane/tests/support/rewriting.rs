@@ -1,11 +1,12 @@
 //! How the model changes the bytes of a packet.
 
 use portolan_abi::{
-    bytes::Be16,
-    checksum,
+    checksum, crc32c, echo,
+    icmp::{Edits, IcmpError, place},
     parse::{Packet, field},
     protocol, refusal,
     rewrite::Rewrite,
+    sctp,
 };
 
 use super::{family::Family, model::TC_REDIRECT};
@@ -24,13 +25,52 @@ pub fn sum_offset(number: u8) -> usize {
     }
 }
 
-/// Rewrites a packet; the transport's checksum by one difference after the other.
+/// Rewrites a packet that goes over so many routers; the transport's checksum by one difference after the other.
 pub fn change<A: Family>(
     frame: &mut [u8],
     packet: &Packet<A>,
     rewrite: &Rewrite<A>,
+    routers: u8,
     sums: [checksum::Difference; 2],
 ) {
+    put_head(frame, packet, rewrite, routers);
+    let first = if A::IS_V6 {
+        field::V6_SOURCE
+    } else {
+        field::V4_SOURCE
+    };
+    put_ends(frame, first, [rewrite.source, rewrite.destination]);
+    if packet.transport == 0 {
+        return;
+    }
+    let ports = [
+        rewrite.source_port.0.to_ne_bytes(),
+        rewrite.destination_port.0.to_ne_bytes(),
+    ];
+    if packet.protocol == protocol::ICMP {
+        // ICMP's checksum covers no addresses, ICMPv6's does.
+        let addresses = if A::IS_V6 {
+            sums[0]
+        } else {
+            checksum::Difference::NONE
+        };
+        let sum = checksum::apply(checksum::apply(packet.checksum, addresses), sums[1]);
+        let identifier = echo::identifier(rewrite);
+        put(
+            frame,
+            packet.transport + echo::CHECKSUM,
+            &sum.0.to_ne_bytes(),
+        );
+        let at = packet.transport + echo::IDENTIFIER;
+        return put(frame, at, &identifier.0.to_ne_bytes());
+    }
+    put(frame, packet.transport, &ports.concat());
+    if packet.protocol == protocol::SCTP {
+        let at = packet.transport + sctp::CHECKSUM;
+        let sum = u32::from_ne_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+        let sum = sctp::apply(sum, sctp::difference(packet, rewrite));
+        return put(frame, at, &sum.to_ne_bytes());
+    }
     let at = packet.transport + sum_offset(packet.protocol);
     let mut sum = packet.checksum;
     for difference in sums {
@@ -41,34 +81,25 @@ pub fn change<A: Family>(
         };
     }
     put(frame, at, &sum.0.to_ne_bytes());
-    if !A::IS_V6 {
-        let header = frame.u16_at(field::V4_CHECKSUM);
-        let header = checksum::apply(Be16(header), rewrite.addresses(packet));
-        put(frame, field::V4_CHECKSUM, &header.0.to_ne_bytes());
-    }
-    let (first, size) = if A::IS_V6 {
-        (field::V6_SOURCE, 16)
+}
+
+/// Lets a packet go over so many routers.
+pub fn put_head<A: Family>(
+    frame: &mut [u8],
+    packet: &Packet<A>,
+    rewrite: &Rewrite<A>,
+    routers: u8,
+) {
+    if A::IS_V6 {
+        put(frame, field::V6_HOP_LIMIT, &[packet.hops - routers]);
     } else {
-        (field::V4_SOURCE, 4)
-    };
-    for (at, address) in [(first, rewrite.source), (first + size, rewrite.destination)] {
-        let words = address.words().map(u64::to_ne_bytes).concat();
-        put(frame, at, &words[..size]);
-    }
-    let ports = [
-        rewrite.source_port.0.to_ne_bytes(),
-        rewrite.destination_port.0.to_ne_bytes(),
-    ];
-    put(frame, packet.transport, &ports.concat());
-}
-
-trait At {
-    fn u16_at(&self, at: usize) -> u16;
-}
-
-impl At for [u8] {
-    fn u16_at(&self, at: usize) -> u16 {
-        u16::from_ne_bytes([self[at], self[at + 1]])
+        let at = field::V4_TTL;
+        let word = u32::from_ne_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+        put(
+            frame,
+            at,
+            &rewrite.head(packet, word, routers).to_ne_bytes(),
+        );
     }
 }
 
@@ -84,14 +115,57 @@ pub fn to_pod(frame: &mut [u8], macs: [[u8; 6]; 2]) -> i32 {
     TC_REDIRECT
 }
 
-/// Makes the frame the answer to a client that nobody serves.
-pub fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) {
+/// Makes the frame the answer to a client that nobody serves; whether there is one.
+pub fn answer<A: Family>(frame: &mut Vec<u8>, packet: &Packet<A>) -> bool {
     let mut answer = [0; refusal::LONGEST];
-    refusal::answer(frame.as_slice(), packet, &mut answer).expect("the packet has been parsed");
-    let length = if packet.protocol == protocol::TCP {
-        A::RESET
+    let written = if packet.protocol == protocol::SCTP {
+        let crc = crc32c::of_first_word;
+        refusal::abort(frame.as_slice(), packet, &mut answer, crc)
     } else {
-        A::UNREACHABLE
+        refusal::answer(frame.as_slice(), packet, &mut answer)
+    };
+    if written.is_none() {
+        return false;
+    }
+    let length = match packet.protocol {
+        protocol::TCP => A::RESET,
+        protocol::SCTP => A::ABORT,
+        _ => A::UNREACHABLE,
     };
     *frame = answer[..length].to_vec();
+    true
+}
+
+/// Rewrites an ICMP error and what it quotes.
+pub fn change_error<A: Family>(frame: &mut [u8], error: &IcmpError<A>, edits: &Edits<A>) {
+    if !A::IS_V6 {
+        put(
+            frame,
+            field::V4_CHECKSUM,
+            &edits.header_checksum.0.to_ne_bytes(),
+        );
+        let at = place::quoted_checksum(error);
+        put(frame, at, &edits.quoted_checksum.0.to_ne_bytes());
+    }
+    put_ends(frame, place::ends::<A>(), edits.ends);
+    put(
+        frame,
+        place::checksum(error),
+        &edits.checksum.0.to_ne_bytes(),
+    );
+    put_ends(frame, place::quoted_ends(error), edits.quoted_ends);
+    let ports = edits.quoted_ports.map(|port| port.0.to_ne_bytes());
+    put(frame, error.about.transport, &ports.concat());
+    if error.has_checksum {
+        let at = place::transport_checksum(error);
+        put(frame, at, &edits.transport_checksum.0.to_ne_bytes());
+    }
+}
+
+fn put_ends<A: Family>(frame: &mut [u8], at: usize, ends: [A; 2]) {
+    let size = if A::IS_V6 { 16 } else { 4 };
+    for (which, address) in ends.into_iter().enumerate() {
+        let words = address.words().map(u64::to_ne_bytes).concat();
+        put(frame, at + which * size, &words[..size]);
+    }
 }

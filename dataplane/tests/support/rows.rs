@@ -1,5 +1,7 @@
 //! Rows of packet tables: steps of a packet in, a verdict and a packet out.
 
+use std::net::IpAddr;
+
 use portolan_abi::{protocol, tcp};
 
 use super::{
@@ -17,6 +19,68 @@ pub enum Frame {
     Packet(Packet),
     /// What it is.
     Bytes(Vec<u8>),
+    /// An ICMP error about a packet.
+    Error(Quoting),
+    /// One of a packet's fragments: how many bytes each has, and which it is.
+    Fragment(Packet, usize, usize),
+}
+
+/// An ICMP error about a packet.
+#[derive(Clone, Debug)]
+pub struct Quoting {
+    /// Its ends, as those of a packet.
+    pub outer: Packet,
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// What it says beside them.
+    pub rest: [u8; 4],
+    /// The packet that it is about.
+    pub about: Packet,
+    /// How many bytes of that packet's transport it quotes.
+    pub quoted: usize,
+}
+
+impl Quoting {
+    /// As it leaves a program: other ends, about another packet.
+    #[must_use]
+    pub fn leaving(&self, macs: [[u8; 6]; 2], ends: [IpAddr; 2], about: Packet) -> Self {
+        let mut outer = self.outer.leaving(macs, (ends[0], 1), (ends[1], 1));
+        // Errors are brought on their way, not routed.
+        outer.hops = self.outer.hops;
+        Self {
+            outer,
+            about,
+            ..self.clone()
+        }
+    }
+
+    fn bytes(&self, given: u16) -> Vec<u8> {
+        let about = resolve(&self.about, given);
+        let mut quoted = about.network(about.protocol, &about.transport());
+        let header = if about.source.0.is_ipv4() {
+            20 + about.options.len()
+        } else {
+            40
+        };
+        quoted.truncate(header + self.quoted);
+        icmp_error(&self.outer, self.kind, self.rest, &quoted)
+    }
+}
+
+fn resolve(packet: &Packet, given: u16) -> Packet {
+    let mut packet = packet.clone();
+    for end in [&mut packet.source, &mut packet.destination] {
+        if end.1 == GIVEN {
+            end.1 = given;
+        }
+    }
+    packet
+}
+
+impl From<Quoting> for Frame {
+    fn from(error: Quoting) -> Self {
+        Self::Error(error)
+    }
 }
 
 impl From<Packet> for Frame {
@@ -37,27 +101,23 @@ impl Frame {
     pub fn flagged(&self, flags: u8) -> Self {
         match self {
             Self::Packet(packet) => packet.flagged(flags).into(),
-            Self::Bytes(_) => self.clone(),
+            Self::Bytes(_) | Self::Error(_) | Self::Fragment(..) => self.clone(),
         }
     }
 
     fn bytes(&self, given: u16) -> Vec<u8> {
         match self {
-            Self::Packet(packet) => {
-                let mut packet = packet.clone();
-                for end in [&mut packet.source, &mut packet.destination] {
-                    if end.1 == GIVEN {
-                        end.1 = given;
-                    }
-                }
-                packet.bytes()
-            }
+            Self::Packet(packet) => resolve(packet, given).bytes(),
             Self::Bytes(bytes) => bytes.clone(),
+            Self::Error(error) => error.bytes(given),
+            Self::Fragment(packet, size, index) => {
+                resolve(packet, given).fragments(*size).swap_remove(*index)
+            }
         }
     }
 
     fn gives_port(&self) -> bool {
-        matches!(self, Self::Packet(packet) if packet.source.1 == GIVEN)
+        matches!(self, Self::Packet(packet) | Self::Fragment(packet, _, 0) if packet.source.1 == GIVEN)
     }
 }
 
@@ -76,7 +136,12 @@ pub struct Step {
 
 impl Step {
     /// A packet that comes out changed.
-    pub fn new(program: &'static str, packet: Packet, verdict: i32, expected: Frame) -> Self {
+    pub fn new(
+        program: &'static str,
+        packet: impl Into<Frame>,
+        verdict: i32,
+        expected: Frame,
+    ) -> Self {
         Self {
             program,
             frame: packet.into(),
@@ -86,8 +151,9 @@ impl Step {
     }
 
     /// A packet that comes out as it went in.
-    pub fn unchanged(program: &'static str, packet: Packet, verdict: i32) -> Self {
-        Self::new(program, packet.clone(), verdict, packet.into())
+    pub fn unchanged(program: &'static str, packet: impl Into<Frame>, verdict: i32) -> Self {
+        let frame = packet.into();
+        Self::new(program, frame.clone(), verdict, frame)
     }
 }
 
@@ -115,7 +181,7 @@ impl Row {
                 let at = if sent[12..14] == [8, 0] {
                     14 + usize::from(sent[14] & 0xf) * 4
                 } else {
-                    54
+                    if sent[20] == 44 { 62 } else { 54 }
                 };
                 given = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
                 if given < portolan_abi::source_nat::FIRST_PORT {
@@ -128,7 +194,9 @@ impl Row {
             }
             let expected = step.expected.bytes(given);
             let wrong = match step.frame {
-                Frame::Packet(_) => wrong_checksum(&run.packet),
+                Frame::Packet(_) | Frame::Error(_) | Frame::Fragment(..) => {
+                    wrong_checksum(&run.packet)
+                }
                 Frame::Bytes(_) => None,
             };
             if run.verdict != step.verdict || run.packet != expected || wrong.is_some() {
@@ -156,6 +224,7 @@ pub fn refusal(packet: &Packet) -> Frame {
         id: 0,
         hops: 64,
         options: Vec::new(),
+        extensions: Vec::new(),
         payload: Vec::new(),
         ..packet.reversed()
     };
@@ -178,8 +247,33 @@ pub fn refusal(packet: &Packet) -> Frame {
         answer.window = 0;
         return answer.into();
     }
+    if packet.protocol == protocol::SCTP {
+        let is_init = packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        let tag = packet.numbers[usize::from(!is_init)];
+        answer.flags = tcp::RST;
+        answer.numbers = [0, tag];
+        answer.reflects = !is_init;
+        answer.bare = true;
+        return answer.into();
+    }
     let is_v4 = packet.source.0.is_ipv4();
     let kind: [u8; 2] = if is_v4 { [3, 3] } else { [1, 4] };
+    icmp_error(&answer, kind, [0; 4], &quote(packet)).into()
+}
+
+/// What the sender of a packet gets that has been over as many routers as it may.
+pub fn expired(packet: &Packet, node: IpAddr) -> Frame {
+    let answer = Packet {
+        macs: [packet.macs[1], packet.macs[0]],
+        source: (node, 1),
+        destination: packet.source,
+        id: 0,
+        hops: 64,
+        options: Vec::new(),
+        extensions: Vec::new(),
+        ..packet.clone()
+    };
+    let kind: [u8; 2] = if node.is_ipv4() { [11, 0] } else { [3, 0] };
     icmp_error(&answer, kind, [0; 4], &quote(packet)).into()
 }
 
@@ -190,6 +284,7 @@ pub fn quote(packet: &Packet) -> Vec<u8> {
         id: 0,
         hops: 64,
         options: Vec::new(),
+        extensions: Vec::new(),
         ..packet.clone()
     };
     let mut quoted = sent.network(sent.protocol, &sent.transport());

@@ -22,6 +22,7 @@ use portolan_abi::{
     config::NodeConfig,
     counters::ServiceCount,
     flow::{BucketV4, BucketV6},
+    fragment::Noted,
     pod::PodEntry,
     sender::SenderEntry,
     service::{ServiceEntry, ServiceKey},
@@ -55,6 +56,7 @@ plain!(
     ChoiceLine,
     Load,
     NodeConfig,
+    Noted,
     PodEntry,
     RangeMember,
     SenderEntry,
@@ -147,6 +149,31 @@ fn entries<K: Plain + Eq + Hash, V: Plain, const KEY: usize, const VALUE: usize>
         .collect()
 }
 
+/// An entry of a longest-prefix map: how many bits of a member count, the member, and what it is.
+pub type Range = (u32, [u8; 20], u32);
+
+fn ranges(path: &Path) -> Vec<Range> {
+    let map = Map::LpmTrie(MapData::from_pin(path).expect("the map is pinned"));
+    let map: LpmTrie<_, [u8; 20], u32> = map.try_into().expect("a trie of such members");
+    map.iter()
+        .map(|entry| entry.expect("nobody changes the map meanwhile"))
+        .map(|(key, value)| (key.prefix_len(), key.data(), value))
+        .collect()
+}
+
+/// Of the entries that a member is in, what the longest is.
+pub fn longest(of: &[Range], member: &RangeMember) -> Option<u32> {
+    let words = member.address.map(u32::to_ne_bytes).concat();
+    let bytes = [&member.set.to_ne_bytes(), words.as_slice()].concat();
+    let is_in = |(length, range, _): &&Range| {
+        (0..*length as usize).all(|bit| (bytes[bit / 8] ^ range[bit / 8]) << (bit % 8) & 0x80 == 0)
+    };
+    of.iter()
+        .filter(is_in)
+        .max_by_key(|(length, ..)| *length)
+        .map(|(.., value)| *value)
+}
+
 /// What the programs read but never write.
 #[derive(Debug)]
 pub struct Tables {
@@ -164,6 +191,8 @@ pub struct Tables {
     pub source_nat_v4: Shared<BucketV4>,
     /// IPv6's source NAT.
     pub source_nat_v6: Shared<BucketV6>,
+    /// Datagrams of which the first fragment has been seen.
+    pub fragments: Shared<Noted>,
     /// How busy backends are.
     pub loads: Shared<Load>,
     /// What share of new flows leaves the node.
@@ -171,7 +200,9 @@ pub struct Tables {
     /// Which addresses pods send with.
     pub senders: Shared<SenderEntry>,
     /// Source ranges: how many bits of a member count, and the member.
-    pub ranges: Vec<(u32, [u8; 20])>,
+    pub ranges: Vec<Range>,
+    /// Networks, with their kinds.
+    pub networks: Vec<Range>,
     /// IPv4's services, as they were at the last [`Self::reread`].
     pub services_v4: HashMap<ServiceKey<V4>, ServiceEntry>,
     /// IPv6's services.
@@ -195,10 +226,12 @@ impl Tables {
             flows_v6: Shared::open(&at("FLOWS_V6"), capacity.flows_v6 / slots),
             source_nat_v4: Shared::open(&at("SNAT_V4"), portolan_abi::source_nat::BUCKETS),
             source_nat_v6: Shared::open(&at("SNAT_V6"), portolan_abi::source_nat::BUCKETS),
+            fragments: Shared::open(&at("FRAGMENTS"), portolan_abi::fragment::PLACES),
             loads: Shared::open(&at("LOADS"), capacity.backends),
             shares: Shared::open(&at("SHARES"), capacity.services),
             senders: Shared::open(&at("SENDERS"), portolan_abi::sender::SENDERS),
             ranges: Vec::new(),
+            networks: Vec::new(),
             services_v4: HashMap::new(),
             services_v6: HashMap::new(),
             pods_v4: HashMap::new(),
@@ -213,13 +246,8 @@ impl Tables {
         let at = |name: &str| pins.join(name);
         self.services_v4 = entries::<_, _, 12, 64>(&at("SERVICES_V4"));
         self.services_v6 = entries::<_, _, 24, 64>(&at("SERVICES_V6"));
-        let ranges = Map::LpmTrie(MapData::from_pin(at("RANGES")).expect("the map is pinned"));
-        let ranges: LpmTrie<_, [u8; 20], u32> = ranges.try_into().expect("a trie of such members");
-        let entry = |entry: Result<(aya::maps::lpm_trie::Key<[u8; 20]>, u32), _>| {
-            let (key, _) = entry.expect("nobody changes the map meanwhile");
-            (key.prefix_len(), key.data())
-        };
-        self.ranges = ranges.iter().map(entry).collect();
+        self.ranges = ranges(&at("RANGES"));
+        self.networks = ranges(&at("NETWORKS"));
         self.pods_v4 = entries::<_, _, 4, 16>(&at("PODS_V4"));
         self.pods_v6 = entries::<_, _, 16, 16>(&at("PODS_V6"));
     }

@@ -39,6 +39,12 @@ impl Difference {
         Self(self.0 + u64::from(!old.0) + u64::from(new.0))
     }
 
+    /// With a word less by a number.
+    #[inline(always)]
+    pub const fn less(number: u16) -> Self {
+        Self(!number as u64)
+    }
+
     /// Both differences.
     #[inline(always)]
     #[must_use]

@@ -88,7 +88,10 @@ fn search<A: Address, T: Tables<A>>(
     };
     let now = tables.now();
     let opens = tcp::opens(packet.protocol, packet.tcp_flags);
-    let early = matches!(meta.stage(), Stage::TCP_SYN | Stage::TCP_REPLIED);
+    let early = matches!(
+        meta.stage(),
+        Stage::TCP_SYN | Stage::TCP_REPLIED | Stage::SCTP_INIT
+    );
     // A SYN on anything but a connection that is being opened comes from a client that uses its port anew.
     let anew = opens && (!early || meta.is_stale(now));
     let may_choose = packet.protocol == protocol::UDP || opens;

@@ -49,6 +49,7 @@ reasons! {
         NoNodeAddress = "no_node_address", "Source NAT was needed but the node has no address of the packet's family.";
         TableBusy = "table_busy", "Another CPU held the flow's bucket for too long, and the flow cannot do without a slot.";
         RewriteFailed = "rewrite_failed", "The kernel refused to change the packet after part of it had been changed.";
+        HopsExhausted = "hops_exhausted", "A packet had been over as many routers as it may: its sender got an ICMP time exceeded instead.";
         SpoofedSource = "spoofed_source", "A pod sent with a source address that is not its own.";
         TunnelStranger = "tunnel_stranger", "Someone who is no node of the cluster sent a packet to the tunnel between the nodes.";
         TooBig = "too_big", "A packet did not fit into the uplink with its outer header: the client got an ICMP error that says how long it may be.";
@@ -66,6 +67,8 @@ reasons! {
         Encapsulated = "encapsulated", "A client's packet was sent as it is to the node of its backend.";
         Decapsulated = "decapsulated", "A client's packet came from another node as the client had sent it.";
         XdpForwarded = "xdp_forwarded", "A packet was rewritten and sent out again by XDP.";
+        ErrorTranslated = "error_translated", "An ICMP error about a packet of a flow was brought to whoever sent the packet.";
+        FragmentUnknown = "fragment_unknown", "A fragment came before its datagram's first and was left to the node's stack.";
         XdpRefused = "xdp_refused", "A client was refused by XDP.";
         ReportLost = "report_lost", "A report of a watched packet found the ring buffer full: its reader is too slow.";
     }

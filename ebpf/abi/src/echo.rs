@@ -1,9 +1,9 @@
 //! ICMP echoes (RFC 792, RFC 4443) as flows: a request's identifier is its source port, a reply's its destination port.
 
 use crate::{
-    address::{V4, V6},
     bytes::Be16,
-    parse::{Bytes, NETWORK, Packet, ParseAddress, field},
+    ip::ReadIp,
+    parse::{Bytes, Packet},
     protocol,
     rewrite::Rewrite,
 };
@@ -14,92 +14,30 @@ const TYPE: usize = 0;
 pub const CHECKSUM: usize = 2;
 /// The identifier.
 pub const IDENTIFIER: usize = 4;
-const HEADER: usize = 8;
+const HEADER: u16 = 8;
 
-/// The numbers of a family's echoes.
-pub trait Echo: ParseAddress {
-    /// ICMP's protocol number.
-    const PROTOCOL: u8;
-    /// Type of a request, code 0.
-    const REQUEST: u8;
-    /// Type of a reply, code 0.
-    const REPLY: u8;
-    /// Length of an IP header without options.
-    const IP_HEADER: usize;
+/// Type and code of a request and of a reply.
+const V4_ECHO: [u16; 2] = [8 << 8, 0];
+const V6_ECHO: [u16; 2] = [128 << 8, 129 << 8];
 
-    /// Protocol and length from the IP header on, of a packet that is whole and has neither options nor extensions.
-    fn header<B: Bytes>(bytes: B) -> Option<(u8, u32)>;
-
-    /// The echo in a frame whose type says that it is of this family.
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "lengths of headers, and of a packet whose length has sixteen bits, or the check refuses it"
-    )]
-    fn echo<B: Bytes>(bytes: B) -> Option<Packet<Self>> {
-        let (protocol, length) = Self::header(bytes)?;
-        let least = (Self::IP_HEADER + HEADER) as u32;
-        if protocol != Self::PROTOCOL || length < least || NETWORK as u32 + length > bytes.length()
-        {
-            return None;
-        }
-        let (source, destination) = Self::ends(bytes)?;
-        let transport = NETWORK + Self::IP_HEADER;
-        let kind = Be16(bytes.u16(transport + TYPE)?).get();
-        let identifier = Be16(bytes.u16(transport + IDENTIFIER)?);
-        let (source_port, destination_port) = if kind == u16::from(Self::REQUEST) << 8 {
-            (identifier, Be16(0))
-        } else if kind == u16::from(Self::REPLY) << 8 {
-            (Be16(0), identifier)
-        } else {
-            return None;
-        };
-        Some(Packet {
-            source,
-            destination,
-            source_port,
-            destination_port,
-            checksum: Be16(bytes.u16(transport + CHECKSUM)?),
-            transport_length: length as u16 - Self::IP_HEADER as u16,
-            transport,
-            length,
-            protocol: protocol::ICMP,
-            tcp_flags: 0,
-        })
+/// Gives an ICMP message what an echo has in place of ports, and the protocol of echoes; nothing if it is none.
+#[inline(always)]
+pub fn read<A: ReadIp, B: Bytes>(bytes: B, packet: &mut Packet<A>) -> Option<()> {
+    let at = packet.transport;
+    let [request, reply] = if A::IS_V6 { V6_ECHO } else { V4_ECHO };
+    let kind = Be16(bytes.u16(at + TYPE)?).get();
+    if packet.transport_length < HEADER || (kind != request && kind != reply) {
+        return None;
     }
-}
-
-impl Echo for V4 {
-    const PROTOCOL: u8 = protocol::ICMP;
-    const REQUEST: u8 = 8;
-    const REPLY: u8 = 0;
-    const IP_HEADER: usize = 20;
-
-    #[inline(always)]
-    fn header<B: Bytes>(bytes: B) -> Option<(u8, u32)> {
-        let fragment = Be16(bytes.u16(field::V4_FRAGMENT)?).get();
-        if bytes.u8(field::V4_VERSION)? != 0x45 || fragment & 0xbfff != 0 {
-            return None;
-        }
-        let length = Be16(bytes.u16(field::V4_LENGTH)?).get();
-        Some((bytes.u8(field::V4_PROTOCOL)?, u32::from(length)))
+    let identifier = Be16(bytes.u16(at + IDENTIFIER)?);
+    if kind == request {
+        packet.source_port = identifier;
+    } else {
+        packet.destination_port = identifier;
     }
-}
-
-impl Echo for V6 {
-    const PROTOCOL: u8 = protocol::ICMPV6;
-    const REQUEST: u8 = 128;
-    const REPLY: u8 = 129;
-    const IP_HEADER: usize = 40;
-
-    #[inline(always)]
-    fn header<B: Bytes>(bytes: B) -> Option<(u8, u32)> {
-        if bytes.u8(field::V6_VERSION)? >> 4 != 6 {
-            return None;
-        }
-        let length = Be16(bytes.u16(field::V6_LENGTH)?).get();
-        Some((bytes.u8(field::V6_NEXT)?, 40 + u32::from(length)))
-    }
+    packet.checksum = Be16(bytes.u16(at + CHECKSUM)?);
+    packet.protocol = protocol::ICMP;
+    Some(())
 }
 
 /// The identifier that an echo leaves with.
@@ -112,6 +50,12 @@ pub fn identifier<A>(rewrite: &Rewrite<A>) -> Be16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        address::V6,
+        fragment::Fragment,
+        ip::{self, Ip},
+        parse::{NETWORK, field},
+    };
     use std::vec::Vec;
 
     fn v6(kind: u8) -> Vec<u8> {
@@ -129,9 +73,19 @@ mod tests {
         frame
     }
 
+    fn echo(frame: &[u8]) -> Option<Packet<V6>> {
+        let (mut ip, mut packet, mut fragment) =
+            (Ip::default(), Packet::default(), Fragment::default());
+        let kind = ip::read(frame, 1, &mut ip, &mut packet, &mut fragment);
+        if kind != ip::kind::MESSAGE {
+            return None;
+        }
+        read(frame, &mut packet).map(|()| packet)
+    }
+
     #[test]
     fn a_request_comes_from_its_identifier() {
-        let packet = V6::echo(&*v6(128)).expect("an echo request");
+        let packet = echo(&v6(128)).expect("an echo request");
         assert_eq!(packet.source_port, Be16::new(0x1234));
         assert_eq!(
             (packet.destination_port, packet.transport_length),
@@ -148,13 +102,13 @@ mod tests {
 
     #[test]
     fn a_reply_goes_to_its_identifier_and_nothing_else_is_an_echo() {
-        let packet = V6::echo(&*v6(129)).expect("an echo reply");
+        let packet = echo(&v6(129)).expect("an echo reply");
         assert_eq!(packet.destination_port, Be16::new(0x1234));
-        assert_eq!(V6::echo(&*v6(1)), None);
-        assert_eq!(V6::echo(&*v6(135)), None);
+        assert_eq!(echo(&v6(1)), None);
+        assert_eq!(echo(&v6(135)), None);
         let frame = v6(128);
         for length in 0..NETWORK + 48 {
-            assert_eq!(V6::echo(&frame[..length]), None);
+            assert_eq!(echo(&frame[..length]), None);
         }
     }
 }

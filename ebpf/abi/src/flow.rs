@@ -105,8 +105,16 @@ impl Stage {
     pub const ECHO_NEW: Self = Self(10);
     /// ICMP echo: a request has been answered.
     pub const ECHO_REPLIED: Self = Self(11);
+    /// SCTP: only the client has been heard.
+    pub const SCTP_INIT: Self = Self(12);
+    /// SCTP: the backend has answered.
+    pub const SCTP_ESTABLISHED: Self = Self(13);
+    /// SCTP: one end is shutting the association down.
+    pub const SCTP_SHUTDOWN: Self = Self(14);
+    /// SCTP: it is down, or was aborted.
+    pub const SCTP_OVER: Self = Self(15);
     /// How many stages there are.
-    pub const COUNT: u8 = 12;
+    pub const COUNT: u8 = 16;
 
     /// Whether the backend has been heard: such a flow is given up last.
     #[inline(always)]
@@ -128,16 +136,18 @@ impl Stage {
 
     // Sets of stages as bits, and numbers by stage as fields of a word: one shift instead of a branch a stage. The
     // verifier follows every branch, in each of the eight slots of a bucket.
-    const CONFIRMED: u64 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11;
-    const OVER: u64 = 1 << 6 | 1 << 7;
-    const CLOSING: u64 = 1 << 4 | 1 << 5 | Self::OVER;
-    const SLOW: u64 = 1 << 3;
+    const CONFIRMED: u64 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 13 | 1 << 14;
+    const OVER: u64 = 1 << 6 | 1 << 7 | 1 << 15;
+    const CLOSING: u64 = 1 << 4 | 1 << 5 | 1 << 14 | Self::OVER;
+    const SLOW: u64 = 1 << 3 | 1 << 13;
     /// Flows without a connection. After a rest the hash leads their next packet to the same backend again.
     const CONNECTIONLESS: u64 = 1 << 9 | 1 << 11;
     /// How many ticks without a packet are a rest.
     const REST: u64 = 16;
     const LIFETIMES: u64 = {
-        let by_stage = [0, 60, 60, 120, 120, 120, 60, 10, 30, 120, 30, 30];
+        let by_stage = [
+            0, 60, 60, 120, 120, 120, 60, 10, 30, 120, 30, 30, 60, 120, 60, 10,
+        ];
         let mut word = 0;
         let mut stage = 0;
         while stage < by_stage.len() {
@@ -171,6 +181,7 @@ impl Stage {
     const TCP: u64 = 0xfe;
     const UDP: u64 = 1 << 8 | 1 << 9;
     const ECHO: u64 = 1 << 10 | 1 << 11;
+    const SCTP: u64 = 0xf << 12;
 
     /// Whether a flow of the stage is one of a protocol.
     #[inline(always)]
@@ -179,6 +190,7 @@ impl Stage {
             protocol::TCP => Self::TCP,
             protocol::UDP => Self::UDP,
             protocol::ICMP => Self::ECHO,
+            protocol::SCTP => Self::SCTP,
             _ => 0,
         })
     }
@@ -190,6 +202,7 @@ impl Stage {
             1..=7 => protocol::TCP,
             8..=9 => protocol::UDP,
             10..=11 => protocol::ICMP,
+            12..=15 => protocol::SCTP,
             _ => 0,
         }
     }
@@ -208,6 +221,10 @@ impl Stage {
             Self::UDP_REPLIED => "udp-replied",
             Self::ECHO_NEW => "echo",
             Self::ECHO_REPLIED => "echo-replied",
+            Self::SCTP_INIT => "init",
+            Self::SCTP_ESTABLISHED => "established",
+            Self::SCTP_SHUTDOWN => "shutdown",
+            Self::SCTP_OVER => "over",
             _ => "empty",
         }
     }
@@ -395,7 +412,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STAGES: [Stage; 11] = [
+    const STAGES: [Stage; 15] = [
         Stage::TCP_SYN,
         Stage::TCP_REPLIED,
         Stage::TCP_ESTABLISHED,
@@ -407,7 +424,22 @@ mod tests {
         Stage::UDP_REPLIED,
         Stage::ECHO_NEW,
         Stage::ECHO_REPLIED,
+        Stage::SCTP_INIT,
+        Stage::SCTP_ESTABLISHED,
+        Stage::SCTP_SHUTDOWN,
+        Stage::SCTP_OVER,
     ];
+
+    #[test]
+    fn a_stage_is_of_its_own_protocol_alone() {
+        let protocols = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::SCTP];
+        for stage in 0..Stage::COUNT {
+            for protocol in protocols {
+                let stage = Stage(stage);
+                assert_eq!(stage.is_of(protocol), stage.protocol() == protocol);
+            }
+        }
+    }
 
     proptest! {
         #[test]

@@ -221,7 +221,7 @@ fn has_twin<A: Address, T: Tables<A>>(
     while slot < SLOTS {
         let meta = bucket.meta(slot);
         let is_twin = meta.client_port() == packet.source_port
-            && meta.stage().protocol() == packet.protocol
+            && meta.stage().is_of(packet.protocol)
             && bucket.client(slot) == packet.source
             && !(meta.has_ports(flow_key(packet).ports)
                 && bucket.frontend(slot) == packet.destination)

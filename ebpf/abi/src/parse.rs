@@ -70,8 +70,8 @@ pub const ETHER_V4: Be16 = Be16::new(0x0800);
 /// Ethernet's number for IPv6.
 pub const ETHER_V6: Be16 = Be16::new(0x86dd);
 
-const TCP_HEADER: u32 = 20;
-const UDP_HEADER: u32 = 8;
+pub(crate) const TCP_HEADER: u32 = 20;
+pub(crate) const UDP_HEADER: u32 = 8;
 
 /// The bytes of a frame, each access checked against its end; numbers come as they lie there.
 pub trait Bytes: Copy {
@@ -96,8 +96,8 @@ pub enum NotParsed {
     Truncated,
 }
 
-/// What the decisions need to know of a TCP or UDP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the decisions need to know of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet<A> {
     /// Who sent it.
     pub source: A,
@@ -111,14 +111,24 @@ pub struct Packet<A> {
     pub checksum: Be16,
     /// The length of the transport's header and data.
     pub transport_length: u16,
-    /// Where the transport header begins in the frame.
+    /// Where the transport header begins in the frame; 0 if it has none, as fragments behind the first.
     pub transport: usize,
     /// The length from the IP header on.
     pub length: u32,
-    /// 6 or 17.
+    /// The IANA number.
     pub protocol: u8,
-    /// TCP's flags; 0 for UDP.
+    /// TCP's flags, or those that it would have set in place of SCTP's chunk; 0 for UDP.
     pub tcp_flags: u8,
+    /// IPv4's time to live, IPv6's hop limit.
+    pub hops: u8,
+}
+
+impl<A> Packet<A> {
+    /// Whether a router must not pass it on any more.
+    #[inline(always)]
+    pub const fn is_expired(&self) -> bool {
+        self.hops <= 1
+    }
 }
 
 /// An address of a family, from the bytes of a packet.
@@ -149,7 +159,9 @@ impl ParseAddress for V4 {
         let source = V4(Be32(need(bytes.u32(field::V4_SOURCE))?));
         let destination = V4(Be32(need(bytes.u32(field::V4_DESTINATION))?));
         let protocol = need(bytes.u8(field::V4_PROTOCOL))?;
-        transport(bytes, (source, destination), protocol, length, header)
+        let hops = need(bytes.u8(field::V4_TTL))?;
+        let ends = (source, destination);
+        transport(bytes, ends, (protocol, hops), length, header)
     }
 
     #[inline(always)]
@@ -168,6 +180,7 @@ impl ParseAddress for V6 {
         }
         let data = u32::from(Be16(need(bytes.u16(field::V6_LENGTH))?).get());
         let next = need(bytes.u8(field::V6_NEXT))?;
+        let hops = need(bytes.u8(field::V6_HOP_LIMIT))?;
         let source = V6([
             need(bytes.u64(field::V6_SOURCE))?,
             need(bytes.u64(field::V6_SOURCE + 8))?,
@@ -176,7 +189,8 @@ impl ParseAddress for V6 {
             need(bytes.u64(field::V6_DESTINATION))?,
             need(bytes.u64(field::V6_DESTINATION + 8))?,
         ]);
-        transport(bytes, (source, destination), next, 40 + data, 40)
+        let ends = (source, destination);
+        transport(bytes, ends, (next, hops), 40 + data, 40)
     }
 
     #[inline(always)]
@@ -196,7 +210,7 @@ impl ParseAddress for V6 {
 fn transport<A: Address, B: Bytes>(
     bytes: B,
     (source, destination): (A, A),
-    protocol: u8,
+    (protocol, hops): (u8, u8),
     length: u32,
     header: u32,
 ) -> Result<Packet<A>, NotParsed> {
@@ -233,6 +247,7 @@ fn transport<A: Address, B: Bytes>(
         length,
         protocol,
         tcp_flags,
+        hops,
     })
 }
 

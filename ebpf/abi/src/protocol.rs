@@ -4,7 +4,7 @@
 pub const TCP: u8 = 6;
 /// RFC 768.
 pub const UDP: u8 = 17;
-/// RFC 9260. Named here so that layouts have room for it.
+/// RFC 9260.
 pub const SCTP: u8 = 132;
 /// RFC 792. Also the protocol of echoes of either family, as flows are told apart.
 pub const ICMP: u8 = 1;

@@ -1,11 +1,11 @@
-//! The answer to a client that no backend can serve: a TCP reset, or an ICMP error that says "port unreachable".
+//! The answer to a client that no backend can serve: a TCP reset, an ABORT of SCTP, or an ICMP error that says "port unreachable".
 
 use crate::{
     address::{Address, V4, V6},
     bytes::Be32,
     checksum,
     parse::{NETWORK, Packet, field},
-    protocol, tcp,
+    protocol, sctp, tcp,
 };
 
 /// Room for the longest answer: Ethernet, IPv6, ICMP, and the IPv6 and UDP headers that it answers.
@@ -27,10 +27,7 @@ const V6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
-const ICMP_UNREACHABLE: u8 = 3;
-const ICMP_PORT: u8 = 3;
-const ICMPV6_UNREACHABLE: u8 = 1;
-const ICMPV6_PORT: u8 = 4;
+const ABORT_LENGTH: usize = sctp::LEAST as usize;
 
 /// What a reset answers: the packet and the numbers of its TCP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +46,49 @@ pub trait Refuse: Address {
     const RESET: usize;
     /// The length of the frame with an ICMP error.
     const UNREACHABLE: usize;
+    /// The length of the frame with an ABORT of SCTP.
+    const ABORT: usize;
 
     /// Writes the reset that answers a segment; to be sent from the address that the client knocked at.
     fn reset(frame: &mut Frame, packet: &Packet<Self>, segment: Segment);
 
-    /// Writes the ICMP error that answers a datagram.
-    fn unreachable(frame: &mut Frame, packet: &Packet<Self>);
+    /// Writes the ABORT that answers a packet, with a verification tag and flags.
+    fn abort(
+        frame: &mut Frame,
+        packet: &Packet<Self>,
+        tag: (Be32, u8),
+        crc: impl Fn(u32, u32) -> u32,
+    );
+
+    /// Type and code of the ICMP error that says "port unreachable".
+    const PORT_UNREACHABLE: [u8; 2];
+    /// Type and code of the ICMP error that says "hop limit exceeded".
+    const HOPS_EXHAUSTED: [u8; 2];
+
+    /// Writes an ICMP error about a packet, as if from an address. `second` is the second word of its transport.
+    fn error(frame: &mut Frame, packet: &Packet<Self>, from: Self, kind: [u8; 2], second: Be32);
 }
 
-/// Whether a packet may be answered: a reset never answers a reset.
+/// Whether a packet may be answered: a reset never answers a reset, and of fragments only the first is.
 #[inline(always)]
 pub const fn is_answerable<A>(packet: &Packet<A>) -> bool {
-    packet.protocol != protocol::TCP || packet.tcp_flags & tcp::RST == 0
+    packet.transport != 0 && is_first_answer(packet)
+}
+
+/// Whether an ICMP error may be about the packet: not about fragments behind the first (RFC 1122, 3.2.2), nor about what
+/// may be an error itself.
+#[inline(always)]
+pub const fn is_quotable<A>(packet: &Packet<A>) -> bool {
+    packet.transport != 0
+        && matches!(
+            packet.protocol,
+            protocol::TCP | protocol::UDP | protocol::SCTP
+        )
+}
+
+#[inline(always)]
+const fn is_first_answer<A>(packet: &Packet<A>) -> bool {
+    packet.tcp_flags & tcp::RST == 0
 }
 
 #[inline(always)]
@@ -195,18 +223,52 @@ pub fn is_partial<A: Address>(packet: &Packet<A>) -> bool {
     )
 }
 
-/// The header that an ICMP error must quote: the client's own, UDP's.
+/// RFC 9260, 8.4: the answer to a packet for an association that does not exist.
 #[inline(always)]
-fn put_udp<A>(frame: &mut Frame, at: usize, packet: &Packet<A>) {
+fn put_abort<A>(
+    frame: &mut Frame,
+    at: usize,
+    packet: &Packet<A>,
+    (tag, flags): (Be32, u8),
+    crc: impl Fn(u32, u32) -> u32,
+) {
+    put(frame, at, packet.destination_port.0.to_ne_bytes());
+    put(frame, at + 2, packet.source_port.0.to_ne_bytes());
+    put(frame, at + sctp::TAG, tag.0.to_ne_bytes());
+    put(frame, at + sctp::CHECKSUM, [0; 4]);
+    let chunk = [sctp::ABORT, flags, 0, 4];
+    put(frame, at + sctp::CHUNK, chunk);
+    // Word by word, each carried over what follows it: the checksum itself counts as zero.
+    let ports = u32::from(packet.destination_port.0) | u32::from(packet.source_port.0) << 16;
+    let checksum = !(crc(!ports, 16) ^ crc(tag.0, 12) ^ crc(u32::from_ne_bytes(chunk), 4));
+    put(frame, at + sctp::CHECKSUM, checksum.to_le_bytes());
+}
+
+/// What an ICMP error must quote of a transport: its first eight bytes.
+#[inline(always)]
+fn put_quoted<A>(frame: &mut Frame, at: usize, packet: &Packet<A>, second: Be32) {
     put(frame, at, packet.source_port.0.to_ne_bytes());
     put(frame, at + 2, packet.destination_port.0.to_ne_bytes());
-    put(frame, at + 4, packet.transport_length.to_be_bytes());
-    put(frame, at + 6, packet.checksum.0.to_ne_bytes());
+    put(frame, at + 4, second.0.to_ne_bytes());
 }
 
 impl Refuse for V4 {
     const RESET: usize = NETWORK + V4_HEADER + TCP_HEADER;
     const UNREACHABLE: usize = NETWORK + V4_HEADER + ICMP_HEADER + V4_HEADER + UDP_HEADER;
+    const ABORT: usize = NETWORK + V4_HEADER + ABORT_LENGTH;
+
+    #[inline(always)]
+    fn abort(
+        frame: &mut Frame,
+        packet: &Packet<Self>,
+        tag: (Be32, u8),
+        crc: impl Fn(u32, u32) -> u32,
+    ) {
+        let length = short(ABORT_LENGTH + V4_HEADER);
+        let next = Next::new(protocol::SCTP, length);
+        put_v4(frame, NETWORK, packet, BACK, next);
+        put_abort(frame, NETWORK + V4_HEADER, packet, tag, crc);
+    }
 
     #[inline(always)]
     fn reset(frame: &mut Frame, packet: &Packet<Self>, segment: Segment) {
@@ -215,30 +277,46 @@ impl Refuse for V4 {
         put_reset(frame, NETWORK + V4_HEADER, packet, segment);
     }
 
+    const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+    const HOPS_EXHAUSTED: [u8; 2] = [11, 0];
+
     #[inline(always)]
-    fn unreachable(frame: &mut Frame, packet: &Packet<Self>) {
+    fn error(frame: &mut Frame, packet: &Packet<Self>, from: Self, kind: [u8; 2], second: Be32) {
         let icmp = NETWORK + V4_HEADER;
         let quoted = icmp + ICMP_HEADER;
         let length = packet.transport_length.wrapping_add(short(V4_HEADER));
-        put_v4(
-            frame,
-            quoted,
-            packet,
-            FORTH,
-            Next::new(protocol::UDP, length),
-        );
-        put_udp(frame, quoted + V4_HEADER, packet);
-        put(frame, icmp, [ICMP_UNREACHABLE, ICMP_PORT, 0, 0, 0, 0, 0, 0]);
+        let next = Next::new(packet.protocol, length);
+        put_v4(frame, quoted, packet, FORTH, next);
+        put_quoted(frame, quoted + V4_HEADER, packet, second);
+        put(frame, icmp, [kind[0], kind[1], 0, 0, 0, 0, 0, 0]);
         let checksum = !checksum::fold(sum_of(frame, icmp, Self::UNREACHABLE));
         put(frame, icmp + 2, checksum.to_ne_bytes());
         let next = Next::new(protocol::ICMP, short(Self::UNREACHABLE - NETWORK));
         put_v4(frame, NETWORK, packet, BACK, next);
+        put(frame, field::V4_SOURCE, from.octets());
+        put(frame, field::V4_CHECKSUM, [0, 0]);
+        let checksum = !checksum::fold(sum_of(frame, NETWORK, icmp));
+        put(frame, field::V4_CHECKSUM, checksum.to_ne_bytes());
     }
 }
 
 impl Refuse for V6 {
     const RESET: usize = NETWORK + V6_HEADER + TCP_HEADER;
     const UNREACHABLE: usize = NETWORK + V6_HEADER + ICMP_HEADER + V6_HEADER + UDP_HEADER;
+    const ABORT: usize = NETWORK + V6_HEADER + ABORT_LENGTH;
+
+    #[inline(always)]
+    fn abort(
+        frame: &mut Frame,
+        packet: &Packet<Self>,
+        tag: (Be32, u8),
+        crc: impl Fn(u32, u32) -> u32,
+    ) {
+        let length = short(ABORT_LENGTH);
+        let next = Next::new(protocol::SCTP, length);
+        put_v6(frame, NETWORK, packet, BACK, next);
+        put_abort(frame, NETWORK + V6_HEADER, packet, tag, crc);
+    }
 
     #[inline(always)]
     fn reset(frame: &mut Frame, packet: &Packet<Self>, segment: Segment) {
@@ -252,30 +330,24 @@ impl Refuse for V6 {
         put_reset(frame, NETWORK + V6_HEADER, packet, segment);
     }
 
+    const PORT_UNREACHABLE: [u8; 2] = [1, 4];
+    const HOPS_EXHAUSTED: [u8; 2] = [3, 0];
+
     #[inline(always)]
-    fn unreachable(frame: &mut Frame, packet: &Packet<Self>) {
+    fn error(frame: &mut Frame, packet: &Packet<Self>, from: Self, kind: [u8; 2], second: Be32) {
         let icmp = NETWORK + V6_HEADER;
         let quoted = icmp + ICMP_HEADER;
-        let next = Next::new(protocol::UDP, packet.transport_length);
+        let next = Next::new(packet.protocol, packet.transport_length);
         put_v6(frame, quoted, packet, FORTH, next);
-        put_udp(frame, quoted + V6_HEADER, packet);
-        put(
-            frame,
-            icmp,
-            [ICMPV6_UNREACHABLE, ICMPV6_PORT, 0, 0, 0, 0, 0, 0],
-        );
+        put_quoted(frame, quoted + V6_HEADER, packet, second);
+        put(frame, icmp, [kind[0], kind[1], 0, 0, 0, 0, 0, 0]);
         let length = short(Self::UNREACHABLE - icmp);
-        let (from, to) = (packet.destination, packet.source);
-        let pseudo = checksum::pseudo_header(from, to, protocol::ICMPV6, length);
+        let pseudo = checksum::pseudo_header(from, packet.source, protocol::ICMPV6, length);
         let checksum = !checksum::fold(pseudo + sum_of(frame, icmp, Self::UNREACHABLE));
         put(frame, icmp + 2, checksum.to_ne_bytes());
-        put_v6(
-            frame,
-            NETWORK,
-            packet,
-            BACK,
-            Next::new(protocol::ICMPV6, length),
-        );
+        let next = Next::new(protocol::ICMPV6, length);
+        put_v6(frame, NETWORK, packet, BACK, next);
+        put(frame, field::V6_SOURCE, from.octets());
     }
 }
 
@@ -289,8 +361,8 @@ pub fn segment<B: crate::parse::Bytes>(bytes: B, transport: usize) -> Option<Seg
     })
 }
 
-/// Writes the answer to a packet into a frame, Ethernet header included; the frame's length is [`Refuse::RESET`] or
-/// [`Refuse::UNREACHABLE`], by the packet's protocol.
+/// Writes the answer to a packet of TCP or UDP into a frame, Ethernet header included; the frame's length is
+/// [`Refuse::RESET`] or [`Refuse::UNREACHABLE`], by the packet's protocol.
 #[inline(always)]
 pub fn answer<A: Refuse, B: crate::parse::Bytes>(
     bytes: B,
@@ -300,8 +372,61 @@ pub fn answer<A: Refuse, B: crate::parse::Bytes>(
     if packet.protocol == protocol::TCP {
         A::reset(frame, packet, segment(bytes, packet.transport)?);
     } else {
-        A::unreachable(frame, packet);
+        let second = Be32(bytes.u32(packet.transport + 4)?);
+        A::error(
+            frame,
+            packet,
+            packet.destination,
+            A::PORT_UNREACHABLE,
+            second,
+        );
     }
+    put_ethernet(bytes, frame)
+}
+
+/// The same for SCTP, in a frame of [`Refuse::ABORT`] bytes. `crc` is [`crate::crc32c::of_first_word`].
+#[inline(always)]
+pub fn abort<A: Refuse, B: crate::parse::Bytes>(
+    bytes: B,
+    packet: &Packet<A>,
+    frame: &mut Frame,
+    crc: impl Fn(u32, u32) -> u32,
+) -> Option<()> {
+    // An INIT says which tag it wants; to anything else its own is given back.
+    let tag = if packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        (bytes.u32(packet.transport + sctp::INITIATE_TAG)?, 0)
+    } else {
+        (bytes.u32(packet.transport + sctp::TAG)?, sctp::REFLECTED)
+    };
+    A::abort(frame, packet, (Be32(tag.0), tag.1), crc);
+    put_ethernet(bytes, frame)
+}
+
+/// Writes what the sender of a packet gets that has been over as many routers as it may, in a frame of
+/// [`Refuse::UNREACHABLE`] bytes. `node` is who says so.
+#[inline(always)]
+pub fn expired<A: Refuse, B: crate::parse::Bytes>(
+    bytes: B,
+    packet: &Packet<A>,
+    node: A,
+    frame: &mut Frame,
+) -> Option<()> {
+    if !is_quotable(packet) {
+        return None;
+    }
+    let from = if node.is_unspecified() {
+        packet.destination
+    } else {
+        node
+    };
+    let second = Be32(bytes.u32(packet.transport + 4)?);
+    A::error(frame, packet, from, A::HOPS_EXHAUSTED, second);
+    put_ethernet(bytes, frame)
+}
+
+/// The way back of a frame.
+#[inline(always)]
+fn put_ethernet<B: crate::parse::Bytes>(bytes: B, frame: &mut Frame) -> Option<()> {
     let mut at = 0;
     while at < 6 {
         frame[at] = bytes.u8(at + 6)?;

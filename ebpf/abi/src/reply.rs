@@ -67,7 +67,7 @@ pub fn from_source_nat<A: Address, T: Tables<A>>(
         return Outcome::UNKNOWN;
     };
     let meta = bucket.meta(slot);
-    if meta.stage().protocol() != packet.protocol {
+    if !meta.stage().is_of(packet.protocol) {
         return Outcome::UNKNOWN;
     }
     let is_answer = if meta.backend() == WORLD {

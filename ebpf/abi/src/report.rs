@@ -202,6 +202,7 @@ mod tests {
             length: 40,
             protocol: protocol::TCP,
             tcp_flags: 0,
+            hops: 64,
         }
     }
 

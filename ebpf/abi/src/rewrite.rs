@@ -1,6 +1,12 @@
 //! The addresses and ports that a packet leaves with.
 
-use crate::{address::Address, backend::Backend, bytes::Be16, checksum::Difference, parse::Packet};
+use crate::{
+    address::Address,
+    backend::Backend,
+    bytes::Be16,
+    checksum::{self, Difference},
+    parse::Packet,
+};
 
 /// The addresses and ports that a packet leaves with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +51,18 @@ impl<A: Address> Rewrite<A> {
             self.source = node_address;
             self.source_port = port;
         }
+    }
+
+    /// What becomes of the word of an IPv4 header with time to live, protocol and checksum, as it lies in the packet, when
+    /// the packet goes over so many routers, 0 or 1.
+    #[inline(always)]
+    pub fn head(&self, packet: &Packet<A>, word: u32, routers: u8) -> u32 {
+        // The time to live stands in the word's first byte, so that one less is one less of the word.
+        let passed = Difference::less(u16::from(routers));
+        let difference = self.addresses(packet).and(passed);
+        #[expect(clippy::cast_possible_truncation, reason = "the high half")]
+        let checksum = checksum::apply(Be16((word >> 16) as u16), difference);
+        (word & 0xffff).wrapping_sub(u32::from(routers)) & 0xffff | u32::from(checksum.0) << 16
     }
 
     /// What the change of addresses does to the checksums of IPv4 and of the transport.

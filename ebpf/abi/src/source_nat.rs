@@ -15,8 +15,9 @@ pub const PORTS: u32 = 32_768;
 /// Buckets of a plane.
 pub const PLANE_BUCKETS: u32 = PORTS / SLOTS;
 
-/// Buckets of the table: TCP's plane, then UDP's, then that of ICMP echoes, whose ports are their identifiers.
-pub const BUCKETS: u32 = 3 * PLANE_BUCKETS;
+/// Buckets of the table: TCP's plane, then UDP's, then that of ICMP echoes, whose ports are their identifiers,
+/// then SCTP's.
+pub const BUCKETS: u32 = 4 * PLANE_BUCKETS;
 
 /// The first bucket of a protocol's plane.
 #[inline(always)]
@@ -24,6 +25,7 @@ const fn plane(protocol: u8) -> u32 {
     match protocol {
         protocol::TCP => 0,
         protocol::UDP => PLANE_BUCKETS,
+        protocol::SCTP => 3 * PLANE_BUCKETS,
         _ => 2 * PLANE_BUCKETS,
     }
 }
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn every_port_has_its_own_slot_and_back() {
         let mut seen = std::collections::HashSet::new();
-        for protocol in [protocol::TCP, protocol::UDP, protocol::ICMP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::SCTP] {
             for port in FIRST_PORT..=u16::MAX {
                 let (bucket, slot) =
                     place_of_port(Be16::new(port), protocol).expect("the port is in range");

@@ -10,7 +10,7 @@ use crate::{
     masquerade, open,
     outcome::Outcome,
     parse::Packet,
-    reply,
+    quoted, reply,
     rewrite::Rewrite,
     service::{ServiceEntry, ServiceKey},
 };
@@ -161,6 +161,35 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
     #[inline(always)]
     fn reply_from_source_nat(&self, packet: &Packet<A>, rewrite: &mut Rewrite<A>) -> Outcome {
         reply::from_source_nat(packet, self, rewrite)
+    }
+
+    /// [`quoted::by_port`].
+    #[inline(always)]
+    fn quoted_by_port(&self, about: &Packet<A>, rewrite: &mut Rewrite<A>) -> Outcome {
+        quoted::by_port(about, self, rewrite)
+    }
+
+    /// [`quoted::in_source_nat`].
+    #[inline(always)]
+    fn quoted_in_source_nat(
+        &self,
+        about: &Packet<A>,
+        hash: u64,
+        rewrite: &mut Rewrite<A>,
+    ) -> Outcome {
+        quoted::in_source_nat(about, hash, self, rewrite)
+    }
+
+    /// [`quoted::in_flows`].
+    #[inline(always)]
+    fn quoted_in_flows(&self, about: &Packet<A>, hash: u64, rewrite: &mut Rewrite<A>) -> Outcome {
+        quoted::in_flows(about, hash, self, rewrite)
+    }
+
+    /// [`quoted::reply`].
+    #[inline(always)]
+    fn quoted_reply(&self, about: &Packet<A>, rewrite: &mut Rewrite<A>) -> Outcome {
+        quoted::reply(about, self, rewrite)
     }
 
     /// [`open::choose_for`].

@@ -26,6 +26,7 @@ pub const fn first(protocol: u8) -> Stage {
     match protocol {
         protocol::TCP => Stage::TCP_SYN,
         protocol::UDP => Stage::UDP_NEW,
+        protocol::SCTP => Stage::SCTP_INIT,
         _ => Stage::ECHO_NEW,
     }
 }
@@ -33,7 +34,7 @@ pub const fn first(protocol: u8) -> Stage {
 /// Whether a packet of a client opens a connection.
 #[inline(always)]
 pub const fn opens(protocol: u8, flags: u8) -> bool {
-    protocol == protocol::TCP && flags & (SYN | ACK | RST | FIN) == SYN
+    matches!(protocol, protocol::TCP | protocol::SCTP) && flags & (SYN | ACK | RST | FIN) == SYN
 }
 
 /// Whether a packet of a backend accepts a connection.
@@ -81,6 +82,9 @@ const fn rule(stage: Stage, sender: Sender, flags: u8) -> Stage {
         | Stage::ECHO_NEW
         | Stage::ECHO_REPLIED
         | Stage::TCP_RESET => return stage,
+        Stage::SCTP_INIT | Stage::SCTP_ESTABLISHED | Stage::SCTP_SHUTDOWN | Stage::SCTP_OVER => {
+            return association(stage, sender, flags);
+        }
         _ => {}
     }
     if flags & RST != 0 {
@@ -102,6 +106,19 @@ const fn rule(stage: Stage, sender: Sender, flags: u8) -> Stage {
         (Sender::Client, Stage::TCP_REPLIED) if flags & SYN == 0 => Stage::TCP_ESTABLISHED,
         (Sender::Backend, Stage::TCP_SYN) => Stage::TCP_REPLIED,
         _ => stage,
+    }
+}
+
+/// The rules for SCTP, whose chunks [`crate::sctp::flags`] puts into TCP's terms.
+const fn association(stage: Stage, sender: Sender, flags: u8) -> Stage {
+    if flags & RST != 0 || matches!(stage, Stage::SCTP_OVER) {
+        Stage::SCTP_OVER
+    } else if flags & FIN != 0 {
+        Stage::SCTP_SHUTDOWN
+    } else if matches!(sender, Sender::Backend) && matches!(stage, Stage::SCTP_INIT) {
+        Stage::SCTP_ESTABLISHED
+    } else {
+        stage
     }
 }
 
@@ -159,6 +176,25 @@ mod tests {
     fn udp_is_confirmed_by_the_first_reply() {
         assert_eq!(next(Stage::UDP_NEW, Sender::Client, 0xff), Stage::UDP_NEW);
         assert_eq!(next(Stage::UDP_NEW, Sender::Backend, 0), Stage::UDP_REPLIED);
+    }
+
+    #[test]
+    fn a_whole_association() {
+        use Sender::{Backend, Client};
+        let mut stage = first(protocol::SCTP);
+        let packets = [
+            (Client, SYN, Stage::SCTP_INIT),
+            (Backend, SYN | ACK, Stage::SCTP_ESTABLISHED),
+            (Client, ACK, Stage::SCTP_ESTABLISHED),
+            (Client, FIN | ACK, Stage::SCTP_SHUTDOWN),
+            (Backend, FIN | ACK, Stage::SCTP_SHUTDOWN),
+            (Client, RST | ACK, Stage::SCTP_OVER),
+            (Backend, ACK, Stage::SCTP_OVER),
+        ];
+        for (sender, flags, expected) in packets {
+            stage = next(stage, sender, flags);
+            assert_eq!(stage, expected);
+        }
     }
 
     proptest! {

@@ -2,6 +2,8 @@
 
 mod node_egress;
 mod pod_egress;
+mod slow_tc;
+mod slow_xdp;
 mod socket_connect;
 mod socket_peer;
 mod socket_receive;

@@ -53,6 +53,10 @@ const ROWS: &[Row] = &[
         source: Source::Fact("netkit"),
     },
     Row {
+        feature: "fragments, ICMP errors, SCTP and the like through Services",
+        source: Source::Fact("hard-packets"),
+    },
+    Row {
         feature: "container limits: memory, with OOM kill",
         source: Source::Tests("containers", &["memory_limit_ends_in_oom_killed"]),
     },

@@ -12,7 +12,7 @@
 //!     mac: 02:00:00:00:00:07              # of its far end
 //! services:
 //!   - name: web
-//!     protocol: TCP                       # TCP or UDP
+//!     protocol: TCP                       # TCP, UDP or SCTP
 //!     listen: ["192.0.2.80:80", "node-port 30080"]
 //!     backends:
 //!       - address: 10.0.0.7:8080
@@ -262,11 +262,12 @@ fn of_service(raw: &RawService, field: &str, around: &Declaration) -> Result<Ser
     let protocol = match raw.protocol.value.as_str() {
         "TCP" => Protocol::Tcp,
         "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
         _ => {
             return wrong(
                 &raw.protocol,
                 &format!("{field}.protocol"),
-                "is neither TCP nor UDP",
+                "is none of TCP, UDP and SCTP",
             );
         }
     };

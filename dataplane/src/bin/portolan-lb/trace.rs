@@ -44,6 +44,7 @@ pub struct TraceArgs {
 enum Transport {
     Tcp,
     Udp,
+    Sctp,
 }
 
 /// Follows packets until it is interrupted.
@@ -59,6 +60,7 @@ pub fn trace(args: &TraceArgs) -> Result<()> {
         protocol: args.protocol.map(|transport| match transport {
             Transport::Tcp => Protocol::Tcp,
             Transport::Udp => Protocol::Udp,
+            Transport::Sctp => Protocol::Sctp,
         }),
     };
     let mut watcher = Watcher::start(&args.pins.pins, &filter)?;
