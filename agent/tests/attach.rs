@@ -135,7 +135,8 @@ async fn terminal_has_a_size_and_passes_control_characters_on() {
     client.read_to(Some("33 77\r\n")).await;
     // What is malformed here was not checked by an agent: it is passed over.
     client.send(frames::RESIZE, b"{").await;
-    client.send(frames::STDIN, &[3]).await;
+    // A shell that is about to read hears of a signal only when it has read: the line lets it.
+    client.send(frames::STDIN, &[3, b'\n']).await;
     client.read_to(None).await;
     assert!(client.shown.contains("interrupted"), "{}", client.shown);
     let status = first(&node.phase(&uid, "Failed").await);
