@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_micros(300);
 /// is not what is tested here.
 const PAUSE_OF_NEW_DATAGRAMS: Duration = Duration::from_millis(20);
 
+/// A closed connection waits a minute in the tables, and its port at the server: the same goes for new connections.
+const PAUSE_OF_NEW_STREAMS: Duration = Duration::from_millis(2);
+
 /// Exchanges that every kind of client must have had between two replacements.
 const BETWEEN: u64 = 3;
 
@@ -76,6 +79,7 @@ fn keep_talking(
         count.fetch_add(1, Ordering::Relaxed);
         thread::sleep(match what {
             Use::Anew(Style::Named) => PAUSE_OF_NEW_DATAGRAMS,
+            Use::Anew(_) => PAUSE_OF_NEW_STREAMS,
             _ => PAUSE,
         });
     }
