@@ -160,31 +160,26 @@ fn status_text(status: &Value) -> String {
     if pods.is_empty() {
         return out;
     }
+    out + "\n" + &pods_table(pods)
+}
+
+/// A pod's containers stand below one another.
+fn pods_table(pods: &[Value]) -> String {
     let rows = pods.iter().map(|pod| {
-        let addresses = pod["addresses"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let containers = pod["containers"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let of_containers = |field: &str| {
+            let containers = pod["containers"].as_array().into_iter().flatten();
+            containers
+                .map(|container| text(&container[field]))
+                .collect()
+        };
+        let addresses = pod["addresses"].as_array().into_iter().flatten();
         vec![
             vec![text(&pod["namespace"])],
             vec![text(&pod["name"])],
-            addresses.iter().map(text).collect(),
-            containers
-                .iter()
-                .map(|container| text(&container["name"]))
-                .collect(),
-            containers
-                .iter()
-                .map(|container| text(&container["pid"]))
-                .collect(),
-            containers
-                .iter()
-                .map(|container| text(&container["restarts"]))
-                .collect(),
+            addresses.map(text).collect(),
+            of_containers("name"),
+            of_containers("pid"),
+            of_containers("restarts"),
         ]
     });
     let headers = [
@@ -195,7 +190,7 @@ fn status_text(status: &Value) -> String {
         "PIDS",
         "RESTARTS",
     ];
-    out + "\n" + &table(&headers, rows)
+    table(&headers, rows)
 }
 
 fn services_table(reports: &[ServiceReport]) -> String {

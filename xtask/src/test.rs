@@ -144,7 +144,7 @@ fn in_one_machine(
         junit: junit.map(Path::to_owned),
         counts: false,
         // An emulated kernel verifies slowly where the machine has other work.
-        limit: Duration::from_secs(600),
+        limit: Duration::from_mins(10),
         ..vm::Plan::new(&[vm::STABLE])
     };
     in_machines(workspace, progress, &plan)

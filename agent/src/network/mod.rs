@@ -30,6 +30,7 @@ mod netlink;
 mod netns;
 mod node;
 mod pods;
+mod route;
 mod sys;
 mod sysctl;
 mod tunnel;

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -18,15 +18,17 @@ use netlink_packet_route::{
         InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, NetkitMode,
     },
     neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::RouteMessage,
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use tokio::task::JoinHandle;
 
-use super::{NetworkError, device::DeviceKind, link_address::LinkAddress};
-
-/// The routing protocol number that our routes carry; free in `/etc/iproute2/rt_protos`.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
+use super::{
+    NetworkError,
+    device::DeviceKind,
+    link_address::LinkAddress,
+    route::{PROTOCOL, Route, message as route_message, of as route_of},
+};
 
 /// A connection to one network namespace's rtnetlink.
 pub struct Netlink {
@@ -67,40 +69,6 @@ pub struct DevicePair<'a> {
     pub peer_namespace: Option<BorrowedFd<'a>>,
     /// Of both.
     pub mtu: u32,
-}
-
-/// A route of ours.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
-    /// Where to.
-    pub destination: IpNet,
-    /// How.
-    pub via: Via,
-}
-
-/// How a route's packets go on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Via {
-    /// Straight to the neighbour with the destination's address.
-    Link {
-        /// The interface.
-        link: u32,
-        /// The address that this node speaks from.
-        source: Option<IpAddr>,
-    },
-    /// To a router.
-    Gateway {
-        /// The interface.
-        link: u32,
-        /// The router.
-        gateway: IpAddr,
-        /// Whether the router is taken to be reachable although no subnet of the interface has it.
-        on_link: bool,
-        /// The address that this node speaks from, if not the interface's.
-        source: Option<IpAddr>,
-    },
-    /// Nowhere: senders are told so.
-    Unreachable,
 }
 
 impl Netlink {
@@ -397,85 +365,6 @@ fn link_of(message: &LinkMessage) -> Link {
         index: message.header.index,
         mtu: mtu.unwrap_or(1500),
         up: message.header.flags.contains(LinkFlags::Up),
-    }
-}
-
-fn route_message(route: &Route) -> RouteMessage {
-    let destination = route.destination;
-    let mut message = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(destination.addr(), destination.prefix_len())
-        .expect("a prefix length within its family")
-        .protocol(PROTOCOL)
-        .build();
-    let mut push = |attribute| message.attributes.push(attribute);
-    match &route.via {
-        Via::Link { link, source } => {
-            push(RouteAttribute::Oif(*link));
-            if let Some(source) = source {
-                push(RouteAttribute::PrefSource(RouteAddress::from(*source)));
-            }
-            message.header.scope = RouteScope::Link;
-        }
-        Via::Gateway {
-            link,
-            gateway,
-            on_link,
-            source,
-        } => {
-            push(RouteAttribute::Oif(*link));
-            push(RouteAttribute::Gateway(RouteAddress::from(*gateway)));
-            if let Some(source) = source {
-                push(RouteAttribute::PrefSource(RouteAddress::from(*source)));
-            }
-            if *on_link {
-                message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
-            }
-        }
-        Via::Unreachable => message.header.kind = RouteType::Unreachable,
-    }
-    message
-}
-
-/// `None` for a route of a shape that we never make.
-fn route_of(message: &RouteMessage) -> Option<Route> {
-    let mut destination = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::from([0; 4]),
-        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let (mut link, mut gateway, mut source) = (None, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = ip_of(address)?,
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Gateway(address) => gateway = ip_of(address),
-            RouteAttribute::PrefSource(address) => source = ip_of(address),
-            _ => {}
-        }
-    }
-    let via = match (message.header.kind, link, gateway) {
-        (RouteType::Unreachable, _, _) => Via::Unreachable,
-        (RouteType::Unicast, Some(link), Some(gateway)) => Via::Gateway {
-            link,
-            gateway,
-            on_link: message
-                .header
-                .flags
-                .contains(netlink_packet_route::route::RouteFlags::Onlink),
-            source,
-        },
-        (RouteType::Unicast, Some(link), None) => Via::Link { link, source },
-        _ => return None,
-    };
-    let prefix = message.header.destination_prefix_length;
-    let destination = IpNet::new(destination, prefix).ok()?;
-    Some(Route { destination, via })
-}
-
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some((*address).into()),
-        RouteAddress::Inet6(address) => Some((*address).into()),
-        _ => None,
     }
 }
 

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use super::{
     NetworkError,
-    netlink::{Netlink, Route, Via},
+    netlink::Netlink,
+    route::{Route, Via},
     sysctl,
     tunnel::{self, Tunnel},
 };

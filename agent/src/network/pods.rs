@@ -19,8 +19,9 @@ use super::{
     PodNetworkStatus,
     ipam::Ipam,
     link_address::{VethAddresses, host_interface, is_valid_uid},
-    netlink::{DevicePair, Link, Netlink, Route, Via, host_prefix_length},
+    netlink::{DevicePair, Link, Netlink, host_prefix_length},
     netns,
+    route::{Route, Via},
     sys::ethtool::{self, Offload},
     sysctl,
 };

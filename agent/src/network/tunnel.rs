@@ -20,7 +20,8 @@ use ipnet::IpNet;
 use super::{
     NetworkError, PeerNode,
     link_address::LinkAddress,
-    netlink::{Netlink, Route, Via},
+    netlink::Netlink,
+    route::{Route, Via},
     sysctl,
 };
 

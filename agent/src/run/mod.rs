@@ -20,7 +20,7 @@ use portolan_dataplane::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 mod answers;
@@ -48,8 +48,8 @@ use crate::{
     network::{NodeNetwork, PairPodNetwork, PodNetwork, PodNetworkConfig},
     pod::{self, EventSeverity, Manager, PodChannels},
     routes::{
-        DataplaneThread, FollowConfig, Follower, Here, Opening, Table, TableStore,
-        answer_health_checks,
+        DataplaneStopped, DataplaneThread, FollowConfig, Follower, Here, Opening, Table,
+        TableStore, answer_health_checks,
     },
     streams::{self, StreamServer},
 };
@@ -134,18 +134,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     spawn_routing(&mut tasks, &node, manager, &follower);
     spawn_parts(&mut tasks, node, channels, follower.tables());
     let mut following = tokio::spawn(follower.run());
-
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        stopped = &mut following => return Err(stopped?.into()),
-        ended = tasks.join_next() => match ended {
-            Some(Err(error)) => return Err(error).context("a part of the agent failed"),
-            _ => bail!("a part of the agent has ended"),
-        },
-    }
+    until_told(&mut following, &mut tasks).await?;
     tracing::info!("ending; pods and dataplane run on");
     // The follower holds the table's sender; the saver writes the last table once it is gone.
     following.abort();
@@ -155,6 +144,24 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tracing::warn!("the last routing table did not reach the disk in time");
     }
     Ok(())
+}
+
+/// Returns when a signal ends the agent; fails when one of its parts does.
+async fn until_told(
+    following: &mut JoinHandle<DataplaneStopped>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        stopped = following => Err(stopped?.into()),
+        ended = tasks.join_next() => match ended {
+            Some(Err(error)) => Err(error).context("a part of the agent failed"),
+            _ => bail!("a part of the agent has ended"),
+        },
+    }
 }
 
 /// Everything that pods and routes stand on.

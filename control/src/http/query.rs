@@ -102,13 +102,12 @@ impl Parameters {
                 faults.forbidden(&Path::new("sendInitialEvents"), why);
             }
             match (asked.as_deref(), version.as_deref()) {
-                (None, _) | (Some("NotOlderThan"), Some(_)) => {}
                 (Some("Exact"), Some("0")) => {
                     let why =
                         "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
                     faults.forbidden(&match_path, why);
                 }
-                (Some("Exact"), Some(_)) => {}
+                (None, _) | (Some("Exact" | "NotOlderThan"), Some(_)) => {}
                 (Some("Exact" | "NotOlderThan"), None) => {
                     let why =
                         "resourceVersionMatch is forbidden unless resourceVersion is provided";

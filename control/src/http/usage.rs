@@ -106,7 +106,12 @@ impl Exchange<'_> {
     }
 }
 
-fn measurement(row: &Resource, object: &Stored, said: &Value, usage: (&str, Value)) -> Value {
+fn measurement(
+    row: &Resource,
+    object: &Stored,
+    said: &Value,
+    (field, usage): (&str, Value),
+) -> Value {
     let milliseconds = said["windowMilliseconds"].as_u64().unwrap_or(0);
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(meta::name(&object.value)));
@@ -129,7 +134,7 @@ fn measurement(row: &Resource, object: &Stored, said: &Value, usage: (&str, Valu
         "metadata": metadata,
         "timestamp": when,
         "window": format!("{}.{:03}s", milliseconds / 1000, milliseconds % 1000),
-        usage.0: usage.1,
+        field: usage,
     })
 }
 
@@ -154,7 +159,7 @@ fn pod_usage(pod: &Value, said: &Value) -> Option<(&'static str, Value)> {
         .iter()
         .map(|container| json!({"name": container["name"], "usage": quantities(container)}));
     let each: Vec<Value> = each.collect();
-    (!each.is_empty()).then(|| ("containers", Value::Array(each)))
+    (!each.is_empty()).then_some(("containers", Value::Array(each)))
 }
 
 #[cfg(test)]

@@ -253,6 +253,12 @@ impl Rows {
 
     /// Errors that quote as little as they may, less than that, or what belongs to no flow; and what is no error.
     fn other_errors(&mut self) {
+        self.short_quotes();
+        self.left_alone();
+        self.error_by_xdp();
+    }
+
+    fn short_quotes(&mut self) {
         let whole = self.whole();
         let (kind, rest) = self.kinds()[0];
         for quoted in [8, 9, 11, 12, 16, 18, 19]
@@ -272,6 +278,10 @@ impl Rows {
                 },
             );
         }
+    }
+
+    fn left_alone(&mut self) {
+        let (kind, rest) = self.kinds()[0];
         let unchanged = |rows: &Self, port: u16, kind: [u8; 2], quoted: usize| {
             let (_, sent, opening) = rows.flow(port, Behind::Remote, true);
             let outer = rows.ends(rows.at(ROUTER), sent.source.0);
@@ -300,6 +310,7 @@ impl Rows {
                 unchanged(rows, port, [*other, 0], 24)
             });
         }
+        let quoted = self.whole();
         self.row("an error about no flow", |rows, port| {
             let about = rows.packet((rows.at(CLIENT), port), target(Behind::Remote, rows.family));
             let outer = rows.ends(rows.at(ROUTER), rows.at(CLIENT));
@@ -310,11 +321,16 @@ impl Rows {
                     kind,
                     rest,
                     about,
-                    quoted: whole,
+                    quoted,
                 },
                 TC_PASS,
             )]
         });
+    }
+
+    fn error_by_xdp(&mut self) {
+        let quoted = self.whole();
+        let (kind, rest) = self.kinds()[0];
         self.row("an error, XDP", |rows, port| {
             let (packet, sent, opening) = rows.flow(port, Behind::Remote, false);
             let outer = rows.ends(rows.at(ROUTER), sent.source.0);
@@ -323,7 +339,7 @@ impl Rows {
                 kind,
                 rest,
                 about: sent.clone(),
-                quoted: whole,
+                quoted,
             };
             let ends = [rows.at(ROUTER), packet.source.0];
             let about = Packet {

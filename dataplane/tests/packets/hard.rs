@@ -33,79 +33,89 @@ impl Rows {
                 vec![Step::new(POD, packet, TC_REDIRECT, expected.into())]
             });
             for behind in [Behind::Local, Behind::Remote, Behind::Itself] {
-                self.row(
-                    &format!("{hops} hops left, pod to {behind:?}"),
-                    |rows, port| {
-                        let (packet, sent, opening) = rows.flow(port, behind, true);
-                        let limited = Packet { hops, ..packet };
-                        let expected = match hops {
-                            2 => Packet { hops: 1, ..sent }.into(),
-                            _ => expired(&limited, rows.at(NODE)),
-                        };
-                        vec![opening, Step::new(POD, limited, TC_REDIRECT, expected)]
-                    },
-                );
-                self.row(
-                    &format!("{hops} hops left, reply of {behind:?}"),
-                    |rows, port| {
-                        let (packet, sent, opening) = rows.flow(port, behind, true);
-                        let program = if behind == Behind::Remote {
-                            UPLINK
-                        } else {
-                            POD
-                        };
-                        let limited = Packet {
-                            hops,
-                            macs: packet.macs,
-                            ..sent.reversed()
-                        };
-                        if hops < 2 && behind == Behind::Itself {
-                            // What it quotes has a port that is known only later.
-                            return vec![opening];
-                        }
-                        let expected = match hops {
-                            2 => limited
-                                .leaving(CLIENT_MACS, packet.destination, packet.source)
-                                .into(),
-                            _ => expired(&limited, rows.at(NODE)),
-                        };
-                        vec![opening, Step::new(program, limited, TC_REDIRECT, expected)]
-                    },
-                );
+                self.hops_of_services(hops, behind);
             }
-            self.row(
-                &format!("{hops} hops left, world to another node"),
-                |rows, port| {
-                    let (packet, sent, opening) = rows.flow(port, Behind::Remote, false);
-                    let limited = Packet { hops, ..packet };
-                    let by_tcx = match hops {
-                        2 => Packet {
+            self.hops_of_the_world(hops);
+        }
+    }
+
+    /// A pod's packet to a backend, and the reply.
+    fn hops_of_services(&mut self, hops: u8, behind: Behind) {
+        self.row(
+            &format!("{hops} hops left, pod to {behind:?}"),
+            |rows, port| {
+                let (packet, sent, opening) = rows.flow(port, behind, true);
+                let limited = Packet { hops, ..packet };
+                let expected = match hops {
+                    2 => Packet { hops: 1, ..sent }.into(),
+                    _ => expired(&limited, rows.at(NODE)),
+                };
+                vec![opening, Step::new(POD, limited, TC_REDIRECT, expected)]
+            },
+        );
+        self.row(
+            &format!("{hops} hops left, reply of {behind:?}"),
+            |rows, port| {
+                let (packet, sent, opening) = rows.flow(port, behind, true);
+                let program = if behind == Behind::Remote {
+                    UPLINK
+                } else {
+                    POD
+                };
+                let limited = Packet {
+                    hops,
+                    macs: packet.macs,
+                    ..sent.reversed()
+                };
+                if hops < 2 && behind == Behind::Itself {
+                    // What it quotes has a port that is known only later.
+                    return vec![opening];
+                }
+                let expected = match hops {
+                    2 => limited
+                        .leaving(CLIENT_MACS, packet.destination, packet.source)
+                        .into(),
+                    _ => expired(&limited, rows.at(NODE)),
+                };
+                vec![opening, Step::new(program, limited, TC_REDIRECT, expected)]
+            },
+        );
+    }
+
+    /// A packet from outside to another node's backend, by tcx and by XDP.
+    fn hops_of_the_world(&mut self, hops: u8) {
+        self.row(
+            &format!("{hops} hops left, world to another node"),
+            |rows, port| {
+                let (packet, sent, opening) = rows.flow(port, Behind::Remote, false);
+                let limited = Packet { hops, ..packet };
+                let by_tcx = match hops {
+                    2 => Packet {
+                        hops: 1,
+                        ..sent.clone()
+                    }
+                    .into(),
+                    _ => expired(&limited, rows.at(NODE)),
+                };
+                let (verdict, by_xdp) = match hops {
+                    2 => (
+                        XDP_TX,
+                        Packet {
                             hops: 1,
-                            ..sent.clone()
+                            macs: [OTHER_MAC, NODE_MAC],
+                            ..sent
                         }
                         .into(),
-                        _ => expired(&limited, rows.at(NODE)),
-                    };
-                    let (verdict, by_xdp) = match hops {
-                        2 => (
-                            XDP_TX,
-                            Packet {
-                                hops: 1,
-                                macs: [OTHER_MAC, NODE_MAC],
-                                ..sent
-                            }
-                            .into(),
-                        ),
-                        _ => (XDP_TX, expired(&limited, rows.at(NODE))),
-                    };
-                    vec![
-                        opening,
-                        Step::new(UPLINK, limited.clone(), TC_REDIRECT, by_tcx),
-                        Step::new(XDP, limited, verdict, by_xdp),
-                    ]
-                },
-            );
-        }
+                    ),
+                    _ => (XDP_TX, expired(&limited, rows.at(NODE))),
+                };
+                vec![
+                    opening,
+                    Step::new(UPLINK, limited.clone(), TC_REDIRECT, by_tcx),
+                    Step::new(XDP, limited, verdict, by_xdp),
+                ]
+            },
+        );
     }
 
     /// Datagrams in fragments, in order and not.

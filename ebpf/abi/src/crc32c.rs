@@ -38,10 +38,10 @@ static CARRIED: [[[u32; 16]; 8]; OVER.len()] = {
     while power < OVER.len() {
         let mut place = 0;
         while place < 8 {
-            let mut nibble = 0;
+            let mut nibble: u32 = 0;
             while nibble < 16 {
-                let bits = (nibble as u32) << (place * 4);
-                carried[power][place][nibble] = multiply(bits, OVER[power]);
+                let bits = nibble << (place * 4);
+                carried[power][place][nibble as usize] = multiply(bits, OVER[power]);
                 nibble += 1;
             }
             place += 1;

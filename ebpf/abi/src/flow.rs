@@ -212,7 +212,7 @@ impl Stage {
         match self {
             Self::TCP_SYN => "syn",
             Self::TCP_REPLIED => "replied",
-            Self::TCP_ESTABLISHED => "established",
+            Self::TCP_ESTABLISHED | Self::SCTP_ESTABLISHED => "established",
             Self::TCP_CLIENT_FIN => "client-fin",
             Self::TCP_BACKEND_FIN => "backend-fin",
             Self::TCP_CLOSED => "closed",
@@ -222,7 +222,6 @@ impl Stage {
             Self::ECHO_NEW => "echo",
             Self::ECHO_REPLIED => "echo-replied",
             Self::SCTP_INIT => "init",
-            Self::SCTP_ESTABLISHED => "established",
             Self::SCTP_SHUTDOWN => "shutdown",
             Self::SCTP_OVER => "over",
             _ => "empty",

@@ -59,7 +59,8 @@ impl Fragment {
     #[expect(clippy::cast_possible_truncation, reason = "each port is sixteen bits")]
     pub fn recall<A>(self, noted: Noted, packet: &mut Packet<A>, now: u64) -> bool {
         let age = (now >> 30).wrapping_sub(noted.ports >> 56) & 0xff;
-        let is_it = noted.tag == self.tag && (noted.ports >> 32 ^ self.tag) & 0xff_ffff == 0;
+        let is_it =
+            noted.tag == self.tag && (noted.ports >> 32) & 0xff_ffff == self.tag & 0xff_ffff;
         packet.source_port = Be16(noted.ports as u16);
         packet.destination_port = Be16((noted.ports >> 16) as u16);
         is_it && age <= LIFETIME

@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// How much of a frame must be readable: Ethernet, two IPv6 headers with their extensions, ICMP, TCP up to its checksum.
+#[expect(clippy::cast_possible_truncation, reason = "it is 64")]
 pub const HEADERS: u32 = 14 + 2 * (40 + MOST_BYTES as u32) + 8 + 18;
 
 /// How many extension headers a packet may have, and how long they may be in all.

@@ -60,7 +60,6 @@ impl<A: Address> Rewrite<A> {
         // The time to live stands in the word's first byte, so that one less is one less of the word.
         let passed = Difference::less(u16::from(routers));
         let difference = self.addresses(packet).and(passed);
-        #[expect(clippy::cast_possible_truncation, reason = "the high half")]
         let checksum = checksum::apply(Be16((word >> 16) as u16), difference);
         (word & 0xffff).wrapping_sub(u32::from(routers)) & 0xffff | u32::from(checksum.0) << 16
     }

@@ -184,9 +184,11 @@ async fn open_all(
         let known = STREAMS.iter().find(|(name, _)| *name == kind);
         let channel = known.map(|(_, channel)| *channel);
         let channel = channel.filter(|channel| wanted.contains(channel));
-        match channel.filter(|channel| streams.iter().all(|(taken, _)| taken != channel)) {
-            Some(channel) => streams.push((channel, stream)),
-            None => tracing::debug!(kind, "a stream that nobody has asked for"),
+        let free = channel.filter(|channel| streams.iter().all(|(taken, _)| taken != channel));
+        if let Some(channel) = free {
+            streams.push((channel, stream));
+        } else {
+            tracing::debug!(kind, "a stream that nobody has asked for");
         }
     }
     streams

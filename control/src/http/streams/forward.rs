@@ -42,7 +42,7 @@ struct Destination {
 }
 
 /// Connects a client with a pod's ports.
-pub async fn answer(exchange: &mut Exchange<'_>, target: Target) -> Result<Response<Body>, Status> {
+pub fn answer(exchange: &mut Exchange<'_>, target: Target) -> Result<Response<Body>, Status> {
     let phase = meta::text(&target.pod.value, &["status", "phase"]);
     if phase != "Running" {
         return Err(Status::bad_request(format!(
@@ -246,7 +246,7 @@ impl Outlet for Channel {
     }
 
     async fn unwanted(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

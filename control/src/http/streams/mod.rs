@@ -141,7 +141,7 @@ impl Exchange<'_> {
         match kind {
             Kind::Log => logs::answer(self, &target).await,
             Kind::Exec | Kind::Attach => command::answer(self, kind, &target).await,
-            Kind::Forward => forward::answer(self, target).await,
+            Kind::Forward => forward::answer(self, target),
         }
     }
 }
