@@ -71,7 +71,7 @@ pub struct Options {
     /// Writes the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Writes the kernel tests' instruction counts down in the repository
+    /// Writes down in the repository what the kernel tests found: instruction counts, and of all kernels together the README's table
     #[arg(long, conflicts_with_all = ["command", "tests", "filter"])]
     record: bool,
     /// Ends a machine that runs longer, after showing its console
@@ -108,7 +108,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             junit: options.junit.clone(),
             counts: !options.record,
             record: options.record,
-            table: false,
+            // A table of some kernels would take the others out.
+            table: options.record
+                && MATRIX
+                    .iter()
+                    .all(|name| options.kernels.iter().any(|kernel| kernel == name)),
         };
         let reports = run_tests(workspace, &progress, &plan)?;
         if reports.iter().flat_map(Report::cases).any(Case::has_failed) {

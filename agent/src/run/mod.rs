@@ -332,6 +332,11 @@ fn preflight(args: &RunArgs) -> anyhow::Result<()> {
         bail!("portolan-agent must run as root: it makes namespaces, cgroups and BPF programs");
     }
     portolan_dataplane::check_kernel()?;
+    if !crate::runtime::sys::has_mount_attributes() {
+        bail!(
+            "pods need Linux 5.12 or newer: this kernel has no mount_setattr, by which their file systems are made (portolan-lb needs no more than 5.10)"
+        );
+    }
     if crate::join::server_name(&args.server).is_none() {
         return Err(JoinError::Server(args.server.clone()).into());
     }

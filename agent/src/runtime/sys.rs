@@ -119,6 +119,22 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 const PIDFD_GET_INFO: libc::Ioctl =
     ((3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xff << 8) | 0x0b) as libc::Ioctl;
 
+/// Whether the kernel has mount_setattr(2), by which libcontainer makes every mount of a container: Linux 5.12.
+pub fn has_mount_attributes() -> bool {
+    // SAFETY: no memory is handed over; without a valid descriptor the kernel refuses the call, if it knows it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            -1,
+            std::ptr::null::<libc::c_char>(),
+            0,
+            std::ptr::null::<libc::c_void>(),
+            0,
+        )
+    };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
 /// Undoes what Rust's start-up and the parent left behind, so that a container starts with default signal handling.
 pub fn reset_signals() -> io::Result<()> {
     // SAFETY: no handler function is installed; SIG_DFL is valid at any time.

@@ -24,7 +24,7 @@ use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, worksp
 /// The test programs that run unless others are named: all that depends on the kernel, and no more than an emulated CPU does
 /// in three minutes. Most of the time goes to verifying the programs anew for each test.
 /// Beside a program, what its tests' names must contain.
-const DEFAULT: [(&str, &str); 8] = [
+const DEFAULT: [(&str, &str); 9] = [
     ("verifier", ""),
     ("packets", ""),
     ("sockets", ""),
@@ -32,14 +32,17 @@ const DEFAULT: [(&str, &str); 8] = [
     ("bench", "ipvs"),
     ("containers", ""),
     ("devices", ""),
+    ("lifecycle", "killed_shim"),
     ("network", ""),
 ];
 /// In place of a name: all that there are.
 const ALL: &str = "all";
 
-/// What needs a newer kernel than the oldest: a program, what its tests' names begin with, and since when the kernel has it.
-/// That an older one has it not is tested by `verifier`.
-const SINCE: [(&str, &str, (u32, u32)); 3] = [
+/// What needs a newer kernel than the oldest: a program, what its tests' names contain, and since when the kernel has it.
+/// That an older one has no such hooks is tested by `verifier`.
+const SINCE: [(&str, &str, (u32, u32)); 5] = [
+    ("containers", "", (5, 12)),
+    ("lifecycle", "", (5, 12)),
     ("socket_hooks", "", (5, 18)),
     ("ways", "sockets::", (5, 18)),
     ("upgrade", "nothing_is_lost_by_socket_hooks", (5, 18)),

@@ -57,6 +57,10 @@ const ROWS: &[Row] = &[
         source: Source::Fact("hard-packets"),
     },
     Row {
+        feature: "containers",
+        source: Source::Tests("containers", &["image_command_runs_to_completion"]),
+    },
+    Row {
         feature: "container limits: memory, with OOM kill",
         source: Source::Tests("containers", &["memory_limit_ends_in_oom_killed"]),
     },
