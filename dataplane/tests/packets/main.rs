@@ -84,6 +84,10 @@ fn every_packet_comes_out_as_its_row_says() {
             rows.extend(some.made);
         }
     }
+    if support::kernel() < (5, 14) {
+        // A run of XDP comes in at no interface there that leads anywhere; what XDP sends on, real sockets see.
+        rows.retain(|row| !(row.name.contains("world to Remote") && row.name.ends_with("XDP")));
+    }
     assert!(rows.len() >= 300, "only {} rows", rows.len());
     let failures = Bench::run(
         |_| {},
