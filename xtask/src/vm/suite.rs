@@ -26,9 +26,9 @@ use crate::{build_ebpf, cargo, command, progress::Progress, test::Totals, worksp
 /// Beside a program, what its tests' names must contain.
 const DEFAULT: [(&str, &str); 9] = [
     ("verifier", ""),
-    ("packets", ""),
-    ("sockets", ""),
-    ("socket_hooks", ""),
+    ("packets", "row"),
+    ("sockets", "reach"),
+    ("socket_hooks", "reach"),
     ("bench", "ipvs"),
     ("containers", ""),
     ("devices", ""),
