@@ -31,7 +31,7 @@ const DEFAULT: [(&str, &str); 9] = [
     ("socket_hooks", "reach"),
     ("bench", "ipvs"),
     ("containers", ""),
-    ("devices", ""),
+    ("devices", "netkit"),
     ("lifecycle", "killed_shim"),
     ("network", ""),
 ];
