@@ -18,7 +18,7 @@ use aya::{
 
 use portolan_abi::socket_table::WAYS;
 
-use crate::{Config, Error, maps::failed, model::TcMode, object, sys};
+use crate::{Capacity, Config, Error, maps::failed, model::TcMode, object, sys};
 
 pub use links::{interface_of, unhook};
 use sockets::Hooks;
@@ -56,7 +56,6 @@ impl Programs {
     /// the ways that are wanted are loaded.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let (file, pins) = (config.object.as_deref(), config.pin_dir.as_path());
-        let capacity = &config.capacity;
         let is_old = !is_at_least(5, 12);
         if is_old {
             tracing::info!("this kernel is older than 5.12: its programs lock buckets by addition");
@@ -64,7 +63,6 @@ impl Programs {
         let mut bytes = object::node(file, is_old)?;
         let has_fragments = prepare(&mut bytes);
         let name = file.unwrap_or(Path::new("the built-in kernel programs"));
-        let slots = portolan_abi::flow::SLOTS;
         let mut loader = EbpfLoader::new();
         let jiffies =
             sys::clock::jiffies().map_err(|error| failed("ask for jiffies for", name, error))?;
@@ -78,32 +76,8 @@ impl Programs {
         loader
             .default_map_pin_directory(pins)
             // Of a program that is refused, the reason without every instruction on the way to it.
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("SERVICES_V4", capacity.frontends)
-            .map_max_entries("SERVICES_V6", capacity.frontends)
-            .map_max_entries("CHOICES", capacity.choice_lines)
-            .map_max_entries("BACKENDS", capacity.backends)
-            .map_max_entries("LOADS", capacity.backends)
-            .map_max_entries("SHARES", capacity.services)
-            .map_max_entries("RANGES", capacity.source_ranges)
-            .map_max_entries("NETWORKS", capacity.networks)
-            .map_max_entries("AFFINITY", capacity.affinities)
-            .map_max_entries(
-                "FLOWS_V4",
-                capacity.flows_v4.next_power_of_two().max(slots) / slots,
-            )
-            .map_max_entries(
-                "FLOWS_V6",
-                capacity.flows_v6.next_power_of_two().max(slots) / slots,
-            )
-            .map_max_entries(
-                "SOCKETS",
-                capacity.sockets.next_power_of_two().max(WAYS) / WAYS,
-            )
-            .map_max_entries("PODS_V4", capacity.pod_addresses)
-            .map_max_entries("PODS_V6", capacity.pod_addresses)
-            .map_max_entries("COUNTS", capacity.services)
-            .map_max_entries("RECORDS", capacity.services);
+            .verifier_log_level(VerifierLogLevel::STATS);
+        size(&mut loader, &config.capacity);
         let mut object_code = loader
             .load(&bytes)
             .map_err(|source| kernel("load", name, source))?;
@@ -184,6 +158,37 @@ impl Programs {
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
+}
+
+/// Says how large the maps are.
+fn size(loader: &mut EbpfLoader<'_>, capacity: &Capacity) {
+    let slots = portolan_abi::flow::SLOTS;
+    loader
+        .map_max_entries("SERVICES_V4", capacity.frontends)
+        .map_max_entries("SERVICES_V6", capacity.frontends)
+        .map_max_entries("CHOICES", capacity.choice_lines)
+        .map_max_entries("BACKENDS", capacity.backends)
+        .map_max_entries("LOADS", capacity.backends)
+        .map_max_entries("SHARES", capacity.services)
+        .map_max_entries("RANGES", capacity.source_ranges)
+        .map_max_entries("NETWORKS", capacity.networks)
+        .map_max_entries("AFFINITY", capacity.affinities)
+        .map_max_entries(
+            "FLOWS_V4",
+            capacity.flows_v4.next_power_of_two().max(slots) / slots,
+        )
+        .map_max_entries(
+            "FLOWS_V6",
+            capacity.flows_v6.next_power_of_two().max(slots) / slots,
+        )
+        .map_max_entries(
+            "SOCKETS",
+            capacity.sockets.next_power_of_two().max(WAYS) / WAYS,
+        )
+        .map_max_entries("PODS_V4", capacity.pod_addresses)
+        .map_max_entries("PODS_V6", capacity.pod_addresses)
+        .map_max_entries("COUNTS", capacity.services)
+        .map_max_entries("RECORDS", capacity.services);
 }
 
 /// Runs a program of an object over and over on one packet, which stays as each run leaves it.
