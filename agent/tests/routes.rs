@@ -470,6 +470,7 @@ async fn a_pods_host_ports_come_and_go_with_the_pod() {
         host_interface: "ptl1".to_owned(),
         addresses: vec![IpAddr::from([10, 244, 1, 7])],
         pod_mac: [0; 6],
+        netns: 0,
         host_ports: vec![HostPort {
             address: None,
             port: 8_080,

@@ -158,6 +158,9 @@ pub struct PodInterface {
     pub addresses: Vec<IpAddr>,
     /// The MAC address of the pod's own end (its eth0).
     pub pod_mac: [u8; 6],
+    /// The cookie of the pod's network namespace, as [`crate::netns_cookie`] says it there. Zero if it is not known: then
+    /// the socket hooks leave the pod's sockets to the programs that see packets.
+    pub netns: u64,
 }
 
 /// What one sweep over the flow tables did.

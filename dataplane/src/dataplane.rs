@@ -105,6 +105,8 @@ impl Dataplane {
             .addresses()
             .filter(|address| !there.contains(address))
             .collect();
+        self.pods
+            .unsettle(&self.maps, |_, interface| sys::name_of(interface).is_err())?;
         lost.into_iter()
             .try_for_each(|address| self.forget_address(address))
     }
@@ -233,6 +235,8 @@ impl Dataplane {
             self.set_withdrawn(address, Withdrawal::Detached, false)?;
         }
         Pods::admit(&self.maps, interface, &pod.addresses);
+        let namespace = (pod.netns, pod.addresses.as_slice());
+        self.pods.settle(&self.maps, interface, namespace)?;
         self.attached
             .insert(pod.host_interface.clone(), pod.clone());
         Ok(())
@@ -249,6 +253,9 @@ impl Dataplane {
             self.forget_address(address)?;
         }
         self.follow_deaths();
+        let netns = self.attached.get(host_interface).map_or(0, |pod| pod.netns);
+        self.pods
+            .unsettle(&self.maps, |other, _| other == netns && netns != 0)?;
         self.programs.detach(POD, host_interface)?;
         self.programs.detach(NODE, host_interface)?;
         self.attached.remove(host_interface);
@@ -352,7 +359,7 @@ impl Dataplane {
         )
     }
 
-    /// Every flow in the tables.
+    /// Every flow in the tables, and what sockets were given.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
         Ok(flows::list(&self.maps, &self.services.names()))
     }
@@ -494,6 +501,7 @@ fn attached(pods: &Pods) -> BTreeMap<String, PodInterface> {
                 host_interface,
                 addresses: Vec::new(),
                 pod_mac: entry.pod_mac,
+                netns: pods.netns(entry.interface),
             });
         pod.addresses.push(address);
     }

@@ -12,15 +12,17 @@ use portolan_abi::{
     flow::{BucketV4, BucketV6, Meta, SLOTS, Stage},
     masquerade::WORLD,
     protocol,
+    socket_table::kind,
 };
 
 use crate::{
     backends,
     choice::locality_of,
+    frontends,
     maps::Maps,
     model::{Flow, Locality, Protocol, ServiceName},
     sys::{self, Mapped, Plain},
-    translations,
+    translations::{self, Given},
 };
 
 /// Where the words of a slot lie in a bucket of a family.
@@ -170,7 +172,33 @@ pub fn list(maps: &Maps, names: &BTreeMap<u32, ServiceName>) -> Vec<Flow> {
     list_table(&maps.flows_v6, maps, names, &mut flows);
     list_table(&maps.source_nat_v4, maps, names, &mut flows);
     list_table(&maps.source_nat_v6, maps, names, &mut flows);
+    flows.extend(translations::list(maps).filter_map(|given| of_socket(maps, names, given)));
     flows
+}
+
+/// What a socket was given, as a flow: its port and its age are the kernel's alone to know.
+fn of_socket(maps: &Maps, names: &BTreeMap<u32, ServiceName>, given: Given) -> Option<Flow> {
+    if given.backend >= maps.backends.len() {
+        return None;
+    }
+    let backend = maps.backends.get(given.backend);
+    let service = names
+        .get(&backend.service)
+        .filter(|_| backend.state != state::FREE);
+    Some(Flow {
+        protocol: frontends::protocol(given.protocol),
+        client: (given.client, 0),
+        frontend: given.frontend,
+        backend: (backends::address(&backend), backend.port.get()),
+        service: service.cloned(),
+        locality: locality_of(backend.class),
+        idle_seconds: 0,
+        state: match given.kind {
+            kind::NAMED => "socket-sends",
+            _ => "socket-connected",
+        }
+        .to_owned(),
+    })
 }
 
 fn list_table<B: Layout>(

@@ -5,7 +5,7 @@
 //!                                 |  '------> BACKENDS (one line an id)          ^
 //!                                 '---------> SERVICES_V4/_V6: one write an entry flips what packets see
 //!   PodInterface --attach_pod--> pods ------> PODS_V4/_V6, a pinned tcx link on the veth
-//!   attach_sockets ---------------------------> pinned links on a control group; SOCKETS is theirs alone
+//!   attach_sockets ---------------------------> pinned links on a control group; SOCKETS; NAMESPACES says whose they are
 //!   sweep ------------------------ flows ---> FLOWS_*, SNAT_*: aged flows out, ids that nobody needs free
 //!
 //!   pin_dir/NAME                      the maps
@@ -26,7 +26,9 @@
 //! # Three ways in
 //! Each gives the same result alone, and can be switched off ([`Ways`], [`Dataplane::detach_sockets`]):
 //! - socket hooks, on a control group: for the processes of this node. A socket is given its backend once, when it connects
-//!   or first names a receiver; its packets cost nothing. What they cannot serve goes on to the other two.
+//!   or first names a receiver; its packets cost nothing. Its client is the pod whose network namespace it is in
+//!   ([`PodInterface::netns`]), or the node. What they cannot serve goes on to the other two: sockets of other namespaces,
+//!   and those that speak to more services than there is room for.
 //! - tcx, on pods' veths, the uplink and the loopback interface: for what comes out of pods, in from the world and from
 //!   the node's own processes, packet by packet. A process's packet is seen where it leaves the node's stack: the node
 //!   must have some route to a service's address (a default route does), and the process must speak from the node's
@@ -148,6 +150,12 @@ pub fn check_kernel() -> Result<(), Error> {
         "BPF helper bpf_redirect_peer",
         "5.10",
     )
+}
+
+/// The cookie of the calling thread's network namespace, by which the socket hooks know whose a socket is; zero where the
+/// kernel has none to tell (before 5.14).
+pub fn netns_cookie() -> u64 {
+    sys::netns_cookie()
 }
 
 /// Leaves the checksums of what an interface sends to the device, or has the stack complete them.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, mem::offset_of, net::IpAddr, path::Path, sync::
 
 use portolan_abi::{
     address::{V4, V6},
+    namespace::NamespaceEntry,
     pod::PodEntry,
     sender::{self, SenderEntry},
 };
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Pods {
     entries: BTreeMap<IpAddr, PodEntry>,
+    /// By the cookie of the pod's network namespace, the node's end of its veth.
+    namespaces: BTreeMap<u64, u32>,
 }
 
 impl Pods {
@@ -31,9 +34,74 @@ impl Pods {
         let v6 = v6
             .into_iter()
             .map(|(address, entry)| (IpAddr::from(address.octets()), entry));
+        let namespaces = maps.namespaces.entries::<u64, NamespaceEntry>();
         Ok(Self {
             entries: v4.chain(v6).collect(),
+            namespaces: namespaces
+                .map_err(read)?
+                .into_iter()
+                .map(|(netns, entry)| (netns, entry.interface))
+                .collect(),
         })
+    }
+
+    /// The cookie of the network namespace of the pod behind an interface; zero if it is not known.
+    pub fn netns(&self, interface: u32) -> u64 {
+        let mut all = self.namespaces.iter();
+        all.find(|(_, at)| **at == interface)
+            .map_or(0, |(netns, _)| *netns)
+    }
+
+    /// Says whose sockets are in a network namespace, and in no other.
+    pub fn settle(
+        &mut self,
+        maps: &Maps,
+        interface: u32,
+        (netns, addresses): (u64, &[IpAddr]),
+    ) -> Result<(), Error> {
+        self.unsettle(maps, |other, at| at == interface && other != netns)?;
+        if netns == 0 {
+            return Ok(());
+        }
+        let mut entry = NamespaceEntry {
+            interface,
+            ..NamespaceEntry::default()
+        };
+        for address in addresses.iter().rev() {
+            match address {
+                IpAddr::V4(address) => entry.v4 = V4::from_octets(address.octets()),
+                IpAddr::V6(address) => entry.v6 = V6::from_octets(address.octets()),
+            }
+        }
+        let written = maps.namespaces.set(&netns, &entry);
+        written.map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => Error::TableFull {
+                table: "network namespaces of pods",
+                capacity: maps.namespaces.max_entries(),
+            },
+            _ => failed("write network namespace", Path::new("NAMESPACES"), error),
+        })?;
+        self.namespaces.insert(netns, interface);
+        Ok(())
+    }
+
+    /// Forgets the network namespaces that are meant, by cookie and interface.
+    pub fn unsettle(
+        &mut self,
+        maps: &Maps,
+        is_meant: impl Fn(u64, u32) -> bool,
+    ) -> Result<(), Error> {
+        let all = self.namespaces.iter();
+        let gone: Vec<u64> = all
+            .filter(|(netns, interface)| is_meant(**netns, **interface))
+            .map(|(netns, _)| *netns)
+            .collect();
+        for netns in gone {
+            let removed = maps.namespaces.remove(&netns);
+            removed.map_err(|error| failed("forget namespace", Path::new("NAMESPACES"), error))?;
+            self.namespaces.remove(&netns);
+        }
+        Ok(())
     }
 
     /// Every address that is in a pod.

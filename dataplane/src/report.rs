@@ -134,9 +134,9 @@ impl Verdict {
 pub struct PacketReport {
     /// Nanoseconds of the monotonic clock.
     pub monotonic_ns: u64,
-    /// The program: `pod_egress`, `uplink_ingress`, `node_egress` or `xdp_uplink`.
+    /// The program: `pod_egress`, `uplink_ingress`, `node_egress` or `xdp_uplink`; `socket` for a call of a socket's.
     pub program: String,
-    /// The interface that the packet came in by.
+    /// The interface that the packet came in by; `-` for a socket, which has no port of its own yet either.
     pub interface: String,
     /// The transport.
     pub protocol: Protocol,
@@ -212,8 +212,10 @@ pub(crate) fn in_words(
     PacketReport {
         monotonic_ns: report.time,
         program: program(report.program).to_owned(),
-        interface: sys::name_of(report.interface)
-            .unwrap_or_else(|_| format!("interface {}", report.interface)),
+        interface: match report.interface {
+            0 => "-".to_owned(),
+            index => sys::name_of(index).unwrap_or_else(|_| format!("interface {index}")),
+        },
         protocol: frontends::protocol(report.protocol),
         tcp_flags: tcp_flags(report.tcp_flags),
         length: report.length,
@@ -254,12 +256,20 @@ fn program(number: u8) -> &'static str {
         report::program::UPLINK_INGRESS => "uplink_ingress",
         report::program::NODE_EGRESS => "node_egress",
         report::program::XDP_UPLINK => "xdp_uplink",
+        report::program::SOCKET => "socket",
         _ => "unknown",
     }
 }
 
 /// `enum xdp_action` for XDP, `TC_ACT_*` of linux/pkt_cls.h for tcx.
 fn verdict(program: u8, verdict: i32) -> Verdict {
+    if program == report::program::SOCKET {
+        return if verdict == 1 {
+            Verdict::Pass
+        } else {
+            Verdict::Drop
+        };
+    }
     let is_xdp = program == report::program::XDP_UPLINK;
     match (is_xdp, verdict) {
         (true, 0 | 1) | (false, 2) => Verdict::Drop,

@@ -8,12 +8,14 @@ use std::{
 };
 
 use portolan_dataplane::{
-    Dataplane, Error, Transmit, Ways,
+    Dataplane, Error, Transmit, Watcher, Ways,
     model::{Frontend, Locality, Protocol, Scope, Service, ServiceName},
+    report::{Decision, Filter, Verdict},
 };
 use support::{
     cgroup::Cgroup,
     lab::{self, CLUSTER, Lab, NODE, NODE_PORT, PORT, TARGET, address, backend, service},
+    netns::Netns,
     servers::serve,
     talk::{Client, Style},
 };
@@ -152,6 +154,91 @@ fn a_control_group_that_is_none_is_a_clear_error() {
     assert!(!lab.dataplane.has_sockets());
 }
 
+/// How many sockets were left to the programs that see packets.
+fn left(lab: &Lab) -> u64 {
+    let events = lab.dataplane.events().expect("the maps can be read");
+    let event = events
+        .iter()
+        .find(|event| event.event == "socket_left_to_packets");
+    event.expect("it is counted").count
+}
+
+#[test]
+fn a_socket_in_a_namespace_that_is_no_pods_is_left_to_packets_though_its_process_is_a_pods() {
+    let (lab, cgroup) = lab(ALONE);
+    let ask = |netns: &Netns, style| {
+        netns.enter(|| {
+            cgroup.join();
+            Client::open(style, cluster(0))?.talk()
+        })
+    };
+    for (style, expected) in [(Style::Stream, 1), (Style::Named, 2)] {
+        ask(&lab.other, style).expect_err("nobody there knows the address");
+        assert_eq!(left(&lab), expected);
+        ask(&lab.client, style).expect("a pod's own is served");
+        assert_eq!(left(&lab), expected);
+    }
+}
+
+#[test]
+fn a_trace_and_the_list_of_flows_tell_of_sockets() {
+    let (mut lab, cgroup) = lab(ALONE);
+    let filter = Filter {
+        packets: true,
+        address: Some(cluster(1).ip()),
+        ..Filter::default()
+    };
+    let mut watcher = Watcher::start(&lab.pins.pins(), &filter).expect("nobody else watches");
+    let _client = lab.client.enter(|| {
+        cgroup.join();
+        let mut client = Client::open(Style::Stream, cluster(1)).expect("it is served");
+        client.talk().expect("it is answered");
+        client
+    });
+    let observed = watcher.read();
+    let reports = lab.node.enter(|| lab.dataplane.describe(&observed));
+    let [report] = reports.as_slice() else {
+        panic!("one call, no packet: {reports:?}");
+    };
+    let pod = SocketAddr::from((address(lab::LOCAL[1]), TARGET));
+    let client = address(lab::CLIENT[1]);
+    assert_eq!(
+        (report.program.as_str(), report.decision, report.verdict),
+        ("socket", Decision::NewFlow, Verdict::Pass)
+    );
+    let ends = |to| (SocketAddr::new(client, 0), to);
+    assert_eq!(report.before, ends(cluster(1)));
+    assert_eq!(report.after, ends(pod));
+    let name = report.service.as_ref().map(|name| name.0.as_str());
+    assert_eq!(name, Some("default/web/Tcp"));
+    let flows = lab.dataplane.flows().expect("they can be listed");
+    let [flow] = flows.as_slice() else {
+        panic!("one socket was given a backend: {flows:?}");
+    };
+    assert_eq!(
+        (flow.client, flow.frontend, flow.backend),
+        ((client, 0), (cluster(1).ip(), PORT), (pod.ip(), pod.port()))
+    );
+    assert_eq!(flow.state, "socket-connected");
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        lab.dataplane
+            .upsert(&service(protocol, Vec::new()))
+            .expect("a valid service");
+    }
+    let refused = lab.client.enter(|| {
+        cgroup.join();
+        Client::open(Style::Stream, cluster(1))
+    });
+    refused.expect_err("nobody serves");
+    let observed = watcher.read();
+    let reports = lab.node.enter(|| lab.dataplane.describe(&observed));
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert_eq!(
+        (reports[0].decision, reports[0].reason.as_deref()),
+        (Decision::Refused, Some("no_backend"))
+    );
+}
+
 /// Nine services, one more than a bucket has ways.
 #[test]
 fn a_socket_that_speaks_to_more_services_than_there_is_room_for_reaches_them_by_tcx() {
@@ -189,12 +276,5 @@ fn a_socket_that_speaks_to_more_services_than_there_is_room_for_reaches_them_by_
             }
         }
     });
-    let left = |lab: &Lab| {
-        let events = lab.dataplane.events().expect("the maps can be read");
-        let event = events
-            .iter()
-            .find(|event| event.event == "socket_left_to_packets");
-        event.expect("it is counted").count
-    };
     assert_eq!(left(&lab), 2, "the ninth service, twice");
 }

@@ -24,6 +24,7 @@ use portolan_abi::{
     fragment::{self, Fragment, Noted},
     icmp::{Edits, IcmpError},
     ip::{Ip, ReadIp},
+    namespace::NamespaceEntry,
     network,
     parse::{Packet, ParseAddress},
     pod::PodEntry,
@@ -81,6 +82,8 @@ static PODS_V6: HashMap<V6, PodEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 static FRAGMENTS: Array<Noted> = Array::pinned(fragment::PLACES, BPF_F_MMAPABLE);
 #[map]
 static SENDERS: Array<SenderEntry> = Array::pinned(SENDER_COUNT, BPF_F_MMAPABLE);
+#[map]
+static NAMESPACES: HashMap<u64, NamespaceEntry> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 #[map]
 static SOCKETS: Array<SocketBucket> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
@@ -143,6 +146,8 @@ pub trait Family:
 
     /// Its source NAT address.
     fn node_address(config: &NodeConfig) -> Self;
+    /// The address of the pod whose network namespace has a cookie.
+    fn of_namespace(netns: u64) -> Option<Self>;
     /// The bucket of its flow table that a hash leads to.
     fn flows(config: &NodeConfig, hash: u64) -> Option<Self::Bucket>;
     /// A bucket of its source NAT table.
@@ -161,6 +166,12 @@ impl Family for V4 {
     #[inline(always)]
     fn node_address(config: &NodeConfig) -> Self {
         config.node_v4
+    }
+
+    #[inline(always)]
+    fn of_namespace(netns: u64) -> Option<Self> {
+        // SAFETY: userspace replaces entries as a whole, and a replaced one outlives this program run.
+        unsafe { NAMESPACES.get(&netns) }.map(|entry| entry.v4)
     }
 
     #[inline(always)]
@@ -202,6 +213,12 @@ impl Family for V6 {
     #[inline(always)]
     fn node_address(config: &NodeConfig) -> Self {
         config.node_v6
+    }
+
+    #[inline(always)]
+    fn of_namespace(netns: u64) -> Option<Self> {
+        // SAFETY: as for the other family.
+        unsafe { NAMESPACES.get(&netns) }.map(|entry| entry.v6)
     }
 
     #[inline(always)]
@@ -344,6 +361,16 @@ impl<A: Family> Tables<A> for Maps {
     fn is_in_ranges(&self, set: u32, client: A) -> bool {
         let key = Key::new(source_range::WHOLE, RangeMember::new(set, client));
         RANGES.get(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn node_netns(&self) -> u64 {
+        self.config.netns
+    }
+
+    #[inline(always)]
+    fn client(&self, netns: u64) -> A {
+        A::of_namespace(netns).unwrap_or_default()
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ use crate::{
     count::shared as count,
     maps::{self, Family, Maps},
     socket_bucket::MapSockets,
+    watch::{self, Watched},
 };
 
 /// The system call goes on.
@@ -51,9 +52,9 @@ impl Name {
     }
 
     #[inline(always)]
-    fn is_of_node(self, maps: Maps) -> bool {
+    fn netns(self) -> u64 {
         // SAFETY: the context is the program's own.
-        unsafe { bpf_get_netns_cookie(self.context.cast()) == maps.config.netns }
+        unsafe { bpf_get_netns_cookie(self.context.cast()) }
     }
 
     #[inline(always)]
@@ -151,7 +152,7 @@ pub fn call_v6(context: &SockAddrContext, call: Call) -> i32 {
 }
 
 #[inline(always)]
-fn translate<A: Family>(name: Name, address: A, call: Call) -> i32
+fn translate<A: Family + Watched>(name: Name, address: A, call: Call) -> i32
 where
     Maps: Tables<A>,
 {
@@ -168,7 +169,7 @@ where
         address,
         port: name.port(),
         protocol,
-        is_of_node: address.is_loopback() && name.is_of_node(maps),
+        netns: name.netns(),
     };
     let Some(sockets) = sockets(maps, wish.cookie) else {
         return ALLOW;
@@ -177,7 +178,9 @@ where
         Call::Connect => socket::connect(&wish, &sockets, &maps),
         Call::Send => socket::send(&wish, &sockets, &maps),
     };
-    settle::<A>(name, outcome)
+    let verdict = settle::<A>(name, outcome);
+    watch::socket(config, &wish, &maps, outcome, verdict);
+    verdict
 }
 
 #[inline(always)]

@@ -40,9 +40,9 @@ impl Sockets for MapSockets {
     }
 
     #[inline(always)]
-    fn claim(&self, way: u32, owner: u64) -> bool {
+    fn exchange(&self, way: u32, expected: u64, owner: u64) -> bool {
         // SAFETY: as in `owner`.
-        unsafe { lock::exchange(self.word(way), 0, owner) }
+        unsafe { lock::exchange(self.word(way), expected, owner) }
     }
 
     #[inline(always)]

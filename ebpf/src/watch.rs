@@ -8,17 +8,20 @@ use aya_ebpf::{
 };
 use portolan_abi::{
     address::{Address, V4, V6},
+    bytes::Be16,
     config::{NodeConfig, flags},
     drop_reason::{DropReason, Event},
     outcome::{Action, Outcome},
     parse::Packet,
-    report::{Report, Watch},
+    report::{Report, Watch, program},
     rewrite::Rewrite,
+    socket::Wish,
 };
 
 use crate::{
     count,
     handed::{Handed, hand, take},
+    maps::{self, Family, Maps},
 };
 
 #[map]
@@ -80,6 +83,45 @@ pub fn xdp<A: Watched>(
     if config.flags & flags::WATCHED != 0 {
         A::report(packet, rewrite, outcome.0, word(place), verdict as i32);
     }
+}
+
+/// Reports what became of a socket's call, if somebody watches. Its port is not known yet.
+#[inline(always)]
+pub fn socket<A: Family + Watched>(
+    config: &NodeConfig,
+    wish: &Wish<A>,
+    maps: &Maps,
+    outcome: Outcome,
+    verdict: i32,
+) {
+    if config.flags & flags::WATCHED == 0 || outcome.0 == Outcome::PASS.0 {
+        return;
+    }
+    let packet = Packet {
+        source: wish.client(maps),
+        destination: wish.address,
+        destination_port: wish.port,
+        protocol: wish.protocol,
+        source_port: Be16(0),
+        checksum: Be16(0),
+        transport_length: 0,
+        transport: 0,
+        length: 0,
+        hops: 64,
+        tcp_flags: 0,
+    };
+    let mut rewrite = Rewrite::unchanged(&packet);
+    if outcome.action() as u8 == Action::Forward as u8
+        && let Some(backend) = maps::backend(outcome.number())
+    {
+        rewrite.destination = A::from_words(backend.address);
+        rewrite.destination_port = backend.port;
+    }
+    let place = Place {
+        program: program::SOCKET,
+        interface: 0,
+    };
+    A::report(&packet, &rewrite, outcome.0, word(place), verdict);
 }
 
 #[inline(always)]

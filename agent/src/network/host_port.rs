@@ -104,6 +104,7 @@ mod tests {
             host_interface: "ptl1".to_owned(),
             addresses: vec!["10.244.1.7".parse().expect("an address")],
             pod_mac: [0; 6],
+            netns: 0,
             host_ports: ports.clone(),
         };
         let first = ports[0].service(&pod);

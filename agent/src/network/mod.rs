@@ -75,6 +75,8 @@ pub struct PodLink {
     pub addresses: Vec<IpAddr>,
     /// The hardware address of the pod's own end.
     pub pod_mac: [u8; 6],
+    /// The cookie of its network namespace.
+    pub netns: u64,
     /// Ports of the node's that lead to it.
     pub host_ports: Vec<HostPort>,
 }

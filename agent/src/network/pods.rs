@@ -159,12 +159,12 @@ impl PodNetwork for PairPodNetwork {
         }
         let addresses = self.ledger().allocate(pod_uid)?;
         let pod = Pod::new(&self.config.state_dir, pod_uid, addresses);
-        let inside = pod.open_namespace().await?;
+        let (inside, netns) = pod.open_namespace().await?;
         let host = self.ensure_pair(&pod, &inside).await?;
         pod.configure_inside(&inside).await?;
         self.route_to_pod(&pod, &host).await?;
         self.dataplane
-            .attach_pod(pod.link(host_ports))
+            .attach_pod(pod.link(netns, host_ports))
             .await
             .map_err(NetworkError::new(
                 "attach dataplane to",
@@ -240,11 +240,12 @@ impl Pod {
         }
     }
 
-    fn link(&self, host_ports: &[HostPort]) -> PodLink {
+    fn link(&self, netns: u64, host_ports: &[HostPort]) -> PodLink {
         PodLink {
             host_interface: self.host_interface.clone(),
             addresses: self.addresses.clone(),
             pod_mac: self.hardware.pod.0,
+            netns,
             host_ports: host_ports.to_vec(),
         }
     }
@@ -253,14 +254,14 @@ impl Pod {
         self.addresses.iter().any(IpAddr::is_ipv6)
     }
 
-    /// Makes the namespace, sets it up and opens a netlink socket in it.
-    async fn open_namespace(&self) -> Result<Netlink, NetworkError> {
+    /// Makes the namespace, sets it up and opens a netlink socket in it. That, and the namespace's cookie.
+    async fn open_namespace(&self) -> Result<(Netlink, u64), NetworkError> {
         let (path, has_v6, runtime) = (self.netns.clone(), self.has_v6(), Handle::current());
         blocking(move || {
             netns::create(&path)?;
             netns::within(&path, || {
                 configure_namespace(has_v6)?;
-                Netlink::open(&runtime)
+                Ok((Netlink::open(&runtime)?, portolan_dataplane::netns_cookie()))
             })
         })
         .await

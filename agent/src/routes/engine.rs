@@ -261,6 +261,7 @@ impl PodDataplane for DataplaneThread {
             host_interface: pod.host_interface,
             addresses: pod.addresses,
             pod_mac: pod.pod_mac,
+            netns: pod.netns,
         };
         self.call(move |maps| {
             maps.attach_pod(&pod)?;

@@ -187,6 +187,7 @@ fn size(loader: &mut EbpfLoader<'_>, capacity: &Capacity) {
         )
         .map_max_entries("PODS_V4", capacity.pod_addresses)
         .map_max_entries("PODS_V6", capacity.pod_addresses)
+        .map_max_entries("NAMESPACES", capacity.pod_addresses)
         .map_max_entries("COUNTS", capacity.services)
         .map_max_entries("RECORDS", capacity.services);
 }

@@ -123,8 +123,15 @@ impl Lab {
             let mode = dataplane
                 .attach_uplink("eth0")
                 .expect("the uplink is there");
-            for pod in [pod("ptlclient", CLIENT), pod("ptllocal", LOCAL)] {
-                dataplane.attach_pod(&pod).expect("the pod is there");
+            let pods = [
+                (pod("ptlclient", CLIENT), &client),
+                (pod("ptllocal", LOCAL), &local),
+            ];
+            for (pod, netns) in pods {
+                let netns = netns.enter(portolan_dataplane::netns_cookie);
+                dataplane
+                    .attach_pod(&PodInterface { netns, ..pod })
+                    .expect("the pod is there");
             }
             (dataplane, mode)
         });
@@ -171,6 +178,7 @@ pub fn pod(host_interface: &str, addresses: [&str; 2]) -> PodInterface {
         host_interface: host_interface.to_owned(),
         addresses: addresses.map(address).to_vec(),
         pod_mac: mac(host_interface),
+        netns: 0,
     }
 }
 

@@ -55,6 +55,7 @@ pub mod icmp;
 pub mod ip;
 pub mod layout;
 pub mod masquerade;
+pub mod namespace;
 pub mod network;
 pub mod open;
 pub mod outcome;

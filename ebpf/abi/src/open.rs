@@ -142,9 +142,22 @@ pub fn choose<A: Address, T: Tables<A>>(
     origin: Origin,
     tables: &T,
 ) -> Outcome {
-    let Some(service) = tables.service(key) else {
-        return Outcome::PASS;
-    };
+    match tables.service(key) {
+        Some(service) => choose_of(service, client, key, hash, origin, tables),
+        None => Outcome::PASS,
+    }
+}
+
+/// [`choose`] of a service that is known already.
+#[inline(always)]
+pub fn choose_of<A: Address, T: Tables<A>>(
+    service: &ServiceEntry,
+    client: A,
+    key: &ServiceKey<A>,
+    hash: u64,
+    origin: Origin,
+    tables: &T,
+) -> Outcome {
     if !matches!(origin, Origin::Pod) && service.flags & flags::EXTERNAL == 0 {
         return Outcome::drop(DropReason::NotExternal);
     }
@@ -179,12 +192,6 @@ pub fn choose<A: Address, T: Tables<A>>(
         }
         None => Outcome::refuse(DropReason::NoBackend, service.id),
     }
-}
-
-/// Whether the answer of [`choose`] depends on the client's address.
-#[inline(always)]
-pub const fn asks_for_client(service: &ServiceEntry) -> bool {
-    service.flags & flags::SOURCE_RANGES != 0 || service.affinity_seconds != 0
 }
 
 /// What becomes of a client that no backend may serve. As kube-proxy has it, one from beyond the cluster is not told

@@ -24,6 +24,8 @@ pub mod program {
     pub const XDP_UPLINK: u8 = 2;
     /// `node_egress`.
     pub const NODE_EGRESS: u8 = 3;
+    /// The socket hooks: a call, not a packet.
+    pub const SOCKET: u8 = 4;
 }
 
 /// The addresses and ports of a packet, in the words of [`Address::words`].

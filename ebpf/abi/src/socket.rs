@@ -15,7 +15,7 @@ use crate::{
     hash, open,
     outcome::Outcome,
     protocol,
-    service::{ServiceKey, flags},
+    service::ServiceKey,
     socket_table::{self, End, NONE, Sockets, Translation, kind},
     tables::{Origin, Tables},
 };
@@ -31,8 +31,8 @@ pub struct Wish<A> {
     pub port: Be16,
     /// The IANA number.
     pub protocol: u8,
-    /// Whether the socket is in the node's own network namespace, not in a pod's.
-    pub is_of_node: bool,
+    /// The cookie of the network namespace that the socket is in.
+    pub netns: u64,
 }
 
 impl<A: Address> Wish<A> {
@@ -41,6 +41,17 @@ impl<A: Address> Wish<A> {
         End {
             address: self.address.mapped(),
             port: self.port,
+        }
+    }
+
+    /// The address that the socket speaks from: the node's, or that of the pod whose namespace it is in. Zero for one
+    /// that is neither's.
+    #[inline(always)]
+    pub fn client<T: Tables<A>>(&self, tables: &T) -> A {
+        if self.netns == tables.node_netns() {
+            tables.node_address()
+        } else {
+            tables.client(self.netns)
         }
     }
 }
@@ -52,12 +63,12 @@ pub fn connect<A: Address, T: Tables<A>, S: Sockets>(
     sockets: &S,
     tables: &T,
 ) -> Outcome {
-    let chosen = choose(wish, tables);
+    let (chosen, client) = choose(wish, tables);
     // It may have been connected before: a datagram socket at any time, another after it was refused.
     let own = socket_table::find(sockets, wish.cookie, |way| sockets.kind(way) != kind::NAMED);
     if chosen.is_settled() {
         if own != NONE {
-            sockets.set_owner(own, 0);
+            sockets.exchange(own, wish.cookie, 0);
         }
         return chosen;
     }
@@ -66,7 +77,13 @@ pub fn connect<A: Address, T: Tables<A>, S: Sockets>(
     } else {
         kind::CONNECTED
     };
-    give(wish, sockets, tables, chosen.number(), own, kind)
+    give(
+        (wish, client),
+        sockets,
+        tables,
+        chosen.number(),
+        (own, kind),
+    )
 }
 
 /// A socket sends one datagram to a receiver that it names. Later ones go where the first one went, for as long as
@@ -89,11 +106,17 @@ pub fn send<A: Address, T: Tables<A>, S: Sockets>(
     if own != NONE && is_live(own) {
         return Outcome::forward(sockets.id(own), Be16(0));
     }
-    let chosen = choose(wish, tables);
+    let (chosen, client) = choose(wish, tables);
     if chosen.is_settled() {
         return chosen;
     }
-    give(wish, sockets, tables, chosen.number(), own, kind::NAMED)
+    give(
+        (wish, client),
+        sockets,
+        tables,
+        chosen.number(),
+        (own, kind::NAMED),
+    )
 }
 
 /// The frontend that a socket knows a backend by. A peer is what the socket is connected to; without, it is a sender.
@@ -105,41 +128,43 @@ pub fn known_as<S: Sockets>(cookie: u64, backend: End, is_peer: bool, sockets: &
     (way != NONE).then(|| sockets.frontend(way))
 }
 
-/// Whether a service is concerned, and if so a backend: [`Outcome::rechoose`] with its id.
+/// Whether a service is concerned, and if so a backend: [`Outcome::rechoose`] with its id; and the client's address.
 #[inline(always)]
-fn choose<A: Address, T: Tables<A>>(wish: &Wish<A>, tables: &T) -> Outcome {
+fn choose<A: Address, T: Tables<A>>(wish: &Wish<A>, tables: &T) -> (Outcome, A) {
+    let nobody = A::default();
     let mut key = ServiceKey::new(wish.address, wish.port, wish.protocol);
     if wish.address.is_loopback() {
         // A node port belongs to the node's loopback addresses too, as kube-proxy has it.
-        if !wish.is_of_node {
-            return Outcome::PASS;
+        if wish.netns != tables.node_netns() {
+            return (Outcome::PASS, nobody);
         }
         key.address = tables.node_address();
-        let service = tables.service(&key);
-        if service.is_none_or(|service| service.flags & flags::NODE_PORT == 0) {
-            return Outcome::PASS;
-        }
     }
-    // The kernel has not given the socket an address yet. Where that decides, packets must tell it.
-    let service = tables.service(&key);
-    if service.is_some_and(open::asks_for_client) {
-        return Outcome::PASS.with(Event::SocketLeftToPackets);
+    let Some(service) = tables.service(&key) else {
+        return (Outcome::PASS, nobody);
+    };
+    if !open::is_concerned(service, wish.address) {
+        return (Outcome::PASS, nobody);
     }
-    // Nor has it a port; its cookie tells it from every other.
+    let client = wish.client(tables);
+    if client.is_unspecified() {
+        return (Outcome::PASS.with(Event::SocketLeftToPackets), nobody);
+    }
+    // The kernel has not given the socket a port yet; its cookie tells it from every other.
     let hash = hash::mix(hash::mix(tables.seed(), wish.cookie), tables.seed());
-    open::choose(A::default(), &key, hash, Origin::Pod, tables)
+    let chosen = open::choose_of(service, client, &key, hash, Origin::Pod, tables);
+    (chosen, client)
 }
 
 /// Notes the translation, in a way of the socket's own if it has one to give up. Without a place for it the socket could
 /// not be told the frontend again, so it is left to the hooks that see packets.
 #[inline(always)]
 fn give<A: Address, T: Tables<A>, S: Sockets>(
-    wish: &Wish<A>,
+    (wish, client): (&Wish<A>, A),
     sockets: &S,
     tables: &T,
     id: u32,
-    own: u32,
-    kind: u32,
+    (own, kind): (u32, u32),
 ) -> Outcome {
     let Some(backend) = tables.backend(id) else {
         return Outcome::PASS;
@@ -156,11 +181,12 @@ fn give<A: Address, T: Tables<A>, S: Sockets>(
     let translation = Translation {
         frontend: frontend.address,
         backend: end.address,
+        client: client.mapped(),
         frontend_port: frontend.port,
         backend_port: end.port,
         id,
         kind,
-        reserved: 0,
+        protocol: u32::from(wish.protocol),
     };
     if rival != NONE || !socket_table::put(sockets, wish.cookie, own, &translation) {
         return Outcome::PASS.with(Event::SocketLeftToPackets);

@@ -20,6 +20,8 @@ pub struct Translation {
     pub frontend: V6,
     /// Where that led.
     pub backend: V6,
+    /// The address that the socket speaks from.
+    pub client: V6,
     /// The port that it knocked at.
     pub frontend_port: Be16,
     /// The port that the backend listens on.
@@ -28,8 +30,8 @@ pub struct Translation {
     pub id: u32,
     /// [`kind`].
     pub kind: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The IANA number of the transport.
+    pub protocol: u32,
 }
 
 /// A value of the map of sockets.
@@ -44,13 +46,13 @@ pub struct SocketBucket {
 
 assert_layout!(
     Translation,
-    size = 48,
+    size = 64,
     align = 8,
-    fields = [V6, V6, Be16, Be16, u32, u32, u32]
+    fields = [V6, V6, V6, Be16, Be16, u32, u32, u32]
 );
 assert_layout!(
     SocketBucket,
-    size = 448,
+    size = 576,
     align = 64,
     fields = [[u64; 8], [Translation; 8]]
 );
@@ -81,8 +83,9 @@ pub struct End {
 pub trait Sockets: Copy {
     /// The owner of a way; ordered before every read of the way's translation that follows.
     fn owner(&self, way: u32) -> u64;
-    /// Makes `owner` the owner of a way that has none; whether it had none.
-    fn claim(&self, way: u32, owner: u64) -> bool;
+    /// Changes the owner of a way if it is the one expected; whether it was. Ordered before every write to the way's
+    /// translation that follows.
+    fn exchange(&self, way: u32, expected: u64, owner: u64) -> bool;
     /// Changes the owner of a way, ordered after every write to its translation. The way must be the caller's.
     fn set_owner(&self, way: u32, owner: u64);
     /// What a way's frontend is.
@@ -117,11 +120,10 @@ pub fn find<S: Sockets>(bucket: &S, cookie: u64, is_meant: impl Fn(u32) -> bool)
 #[inline(always)]
 pub fn put<S: Sockets>(bucket: &S, cookie: u64, own: u32, translation: &Translation) -> bool {
     let mut way = own;
-    if way < WAYS {
-        bucket.set_owner(way, cookie | WRITING);
-    } else {
+    // Userspace may have taken it away since it was found, as its backend is gone.
+    if way >= WAYS || !bucket.exchange(way, cookie, cookie | WRITING) {
         way = 0;
-        while way < WAYS && !(bucket.owner(way) == 0 && bucket.claim(way, cookie | WRITING)) {
+        while way < WAYS && !(bucket.owner(way) == 0 && bucket.exchange(way, 0, cookie | WRITING)) {
             way += 1;
         }
         if way == WAYS {
@@ -138,8 +140,9 @@ pub fn put<S: Sockets>(bucket: &S, cookie: u64, own: u32, translation: &Translat
 pub fn release<S: Sockets>(bucket: &S, cookie: u64) {
     let mut way = 0;
     while way < WAYS {
-        if bucket.owner(way) & !WRITING == cookie {
-            bucket.set_owner(way, 0);
+        let owner = bucket.owner(way);
+        if owner & !WRITING == cookie {
+            bucket.exchange(way, owner, 0);
         }
         way += 1;
     }

@@ -113,6 +113,16 @@ pub trait Tables<A: Address> {
     fn network(&self, _address: A) -> u32 {
         0
     }
+    /// The cookie of the node's own network namespace.
+    #[inline(always)]
+    fn node_netns(&self) -> u64 {
+        0
+    }
+    /// The address of the pod whose network namespace has a cookie; zero if there is none.
+    #[inline(always)]
+    fn client(&self, _netns: u64) -> A {
+        A::default()
+    }
     /// How busy a backend is.
     fn load(&self, backend: u32) -> Option<Load>;
     /// Counts a connection that begins.

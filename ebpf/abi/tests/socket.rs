@@ -20,6 +20,10 @@ use portolan_abi::{
 
 const VIP: V4 = V4::from_octets([10, 96, 0, 1]);
 const NODE: V4 = V4::from_octets([10, 89, 0, 11]);
+const POD: V4 = V4::from_octets([10, 244, 1, 200]);
+/// Cookies of the network namespaces of the node and of a pod.
+const NODE_NETNS: u64 = 1;
+const POD_NETNS: u64 = 2;
 const PORT: Be16 = Be16::new(80);
 const NODE_PORT: Be16 = Be16::new(30_080);
 
@@ -32,12 +36,12 @@ impl Sockets for &Memory {
         self.0.borrow().owners[way as usize]
     }
 
-    fn claim(&self, way: u32, owner: u64) -> bool {
-        let free = self.owner(way) == 0;
-        if free {
+    fn exchange(&self, way: u32, expected: u64, owner: u64) -> bool {
+        let is_it = self.owner(way) == expected;
+        if is_it {
             self.set_owner(way, owner);
         }
-        free
+        is_it
     }
 
     fn set_owner(&self, way: u32, owner: u64) {
@@ -110,6 +114,9 @@ struct Model {
     lines: Vec<ChoiceLine>,
     backends: Vec<Backend>,
     connections: RefCell<Vec<u32>>,
+    affinities: RefCell<HashMap<AffinityKey, AffinityEntry>>,
+    range: Option<V4>,
+    now: u64,
 }
 
 impl Model {
@@ -128,6 +135,9 @@ impl Model {
             lines: Vec::new(),
             backends,
             connections: RefCell::default(),
+            affinities: RefCell::default(),
+            range: None,
+            now: 0,
         }
     }
 
@@ -176,7 +186,17 @@ impl Tables<V4> for Model {
         99
     }
     fn now(&self) -> u64 {
-        0
+        self.now
+    }
+    fn node_netns(&self) -> u64 {
+        NODE_NETNS
+    }
+    fn client(&self, netns: u64) -> V4 {
+        if netns == POD_NETNS {
+            POD
+        } else {
+            V4::default()
+        }
     }
     fn node_address(&self) -> V4 {
         NODE
@@ -206,14 +226,14 @@ impl Tables<V4> for Model {
     fn add_connection(&self, backend: u32) {
         self.connections.borrow_mut().push(backend);
     }
-    fn is_in_ranges(&self, _: u32, _: V4) -> bool {
-        unreachable!("the client is not known")
+    fn is_in_ranges(&self, _: u32, client: V4) -> bool {
+        self.range == Some(client)
     }
-    fn affinity(&self, _: &AffinityKey) -> Option<AffinityEntry> {
-        unreachable!("the client is not known")
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        self.affinities.borrow().get(key).copied()
     }
-    fn set_affinity(&self, _: &AffinityKey, _: &AffinityEntry) {
-        unreachable!("the client is not known")
+    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
+        self.affinities.borrow_mut().insert(*key, *entry);
     }
 }
 
@@ -223,7 +243,7 @@ fn wish(cookie: u64, protocol: u8) -> Wish<V4> {
         address: VIP,
         port: PORT,
         protocol,
-        is_of_node: false,
+        netns: POD_NETNS,
     }
 }
 
@@ -396,18 +416,91 @@ fn replies_that_two_frontends_could_have_sent_are_left_to_packets() {
 }
 
 #[test]
-fn services_that_ask_for_the_clients_address_are_left_to_packets() {
+fn who_may_knock_is_decided_by_the_address_of_the_sockets_pod_or_node() {
     let memory = Memory::default();
-    for (ranges, affinity_seconds) in [(flags::SOURCE_RANGES, 0), (0, 10)] {
-        let mut model = Model::web(&[1]);
-        for entry in model.services.values_mut() {
-            entry.flags |= ranges;
-            entry.affinity_seconds = affinity_seconds;
-        }
-        let left = Outcome::PASS.with(Event::SocketLeftToPackets);
-        assert_eq!(socket::connect(&wish(5, TCP), &&memory, &model), left);
-        assert_eq!(socket::send(&wish(5, UDP), &&memory, &model), left);
+    let mut model = Model::web(&[1]);
+    for entry in model.services.values_mut() {
+        entry.flags |= flags::SOURCE_RANGES;
     }
+    let of_node = Wish {
+        netns: NODE_NETNS,
+        ..wish(6, TCP)
+    };
+    for (range, served) in [(POD, wish(5, TCP)), (NODE, of_node)] {
+        model.range = Some(range);
+        for wish in [wish(5, TCP), of_node] {
+            let outcome = socket::connect(&wish, &&memory, &model);
+            if wish == served {
+                forwarded(outcome);
+            } else {
+                assert_eq!(outcome, Outcome::drop(DropReason::OutOfRange));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_keeps_its_backend_over_all_its_sockets_until_its_time_is_up() {
+    const SECOND: u64 = 1_000_000_000;
+    let memory = Memory::default();
+    let mut model = Model::web(&[1, 2, 3, 4, 5]);
+    for entry in model.services.values_mut() {
+        entry.affinity_seconds = 10;
+    }
+    for backend in &mut model.backends {
+        backend.offers = offers::CLUSTER;
+        backend.service = 7;
+    }
+    let connect = |model: &Model, cookie| {
+        let outcome = socket::connect(&wish(cookie, TCP), &&memory, model);
+        socket_table::release(&&memory, cookie);
+        forwarded(outcome)
+    };
+    let first = connect(&model, 1);
+    // The service prefers another by now.
+    let other = if first == 1 { 2 } else { 1 };
+    model.serve(VIP, PORT, TCP, 0, &[other]);
+    for entry in model.services.values_mut() {
+        entry.affinity_seconds = 10;
+    }
+    for cookie in 2..20 {
+        model.now += 9 * SECOND;
+        assert_eq!(connect(&model, cookie), first);
+    }
+    model.now += 10 * SECOND;
+    assert_eq!(connect(&model, 20), other, "its time is up");
+    model.backends[other as usize].state = state::GONE;
+    model.serve(VIP, PORT, TCP, 0, &[first]);
+    assert_eq!(connect(&model, 21), first, "its backend is gone");
+}
+
+#[test]
+fn sockets_of_namespaces_that_are_neither_pods_nor_the_nodes_are_left_to_packets() {
+    let (model, memory) = (Model::web(&[1]), Memory::default());
+    let stranger = Wish {
+        netns: 99,
+        ..wish(5, UDP)
+    };
+    let left = Outcome::PASS.with(Event::SocketLeftToPackets);
+    assert_eq!(socket::connect(&stranger, &&memory, &model), left);
+    assert_eq!(socket::send(&stranger, &&memory, &model), left);
+    let elsewhere = Wish {
+        port: Be16::new(81),
+        ..stranger
+    };
+    assert_eq!(socket::connect(&elsewhere, &&memory, &model), Outcome::PASS);
+    assert_eq!(owned(&memory), 0);
+}
+
+#[test]
+fn what_userspace_takes_away_meanwhile_is_not_written_to() {
+    let (model, memory) = (Model::web(&[1]), Memory::default());
+    socket::send(&wish(5, UDP), &&memory, &model);
+    let translation = memory.0.borrow().translations[0];
+    // Another socket has the way by the time that the first comes back to it.
+    memory.0.borrow_mut().owners[0] = 6;
+    assert!(socket_table::put(&&memory, 5, 0, &translation));
+    assert_eq!(memory.0.borrow().owners[..2], [6, 5]);
 }
 
 #[test]
@@ -431,7 +524,7 @@ fn loopback_stands_for_the_node_only_in_the_nodes_namespace_and_only_at_node_por
         ..wish(5, TCP)
     };
     let of_node = Wish {
-        is_of_node: true,
+        netns: NODE_NETNS,
         ..of_pod
     };
     assert_eq!(socket::connect(&of_pod, &&memory, &model), Outcome::PASS);

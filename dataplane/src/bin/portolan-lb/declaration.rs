@@ -233,6 +233,7 @@ fn add_device(declaration: &mut Declaration, device: &RawDevice, field: &str) ->
                 host_interface: name,
                 addresses: each(&device.addresses, &format!("{field}.addresses"), value)?,
                 pod_mac: of_mac(mac, &format!("{field}.mac"))?,
+                netns: 0,
             });
         }
         _ => {

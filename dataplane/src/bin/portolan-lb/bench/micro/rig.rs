@@ -319,6 +319,7 @@ fn load(dataplane: &mut Dataplane, hook: Hook, v6: bool, services: u32) -> Resul
             host_interface: "client0".into(),
             addresses: vec![packet::client(v6)],
             pod_mac: POD_MAC,
+            netns: 0,
         })?;
     }
     if hook != Hook::Xdp {
@@ -326,6 +327,7 @@ fn load(dataplane: &mut Dataplane, hook: Hook, v6: bool, services: u32) -> Resul
             host_interface: "pod0".into(),
             addresses: packet::hosts(kind(protocol::TCP)).collect(),
             pod_mac: POD_MAC,
+            netns: 0,
         })?;
     }
     let locality = if hook == Hook::Xdp {

@@ -37,6 +37,8 @@ pub struct Ours {
     nodes: Vec<Node>,
     /// How long it took to load the services into the first of them.
     pub loading: Duration,
+    /// The cookie of the client's network namespace.
+    client_netns: u64,
 }
 
 /// What a dataplane is opened with that holds a plan's services.
@@ -76,12 +78,13 @@ impl Ours {
             path,
             nodes: Vec::new(),
             loading: Duration::ZERO,
+            client_netns: topology.client.enter(portolan_dataplane::netns_cookie)?,
         };
         let Some(other) = &topology.other else {
             let address = IpAddr::from([169, 254, 1, 1]);
             let (node, loading) =
                 ours.open(&topology.node, plan, (address, true), |dataplane| {
-                    attach(dataplane, path, plan, group)
+                    attach(dataplane, (path, ours.client_netns), plan, group)
                 })?;
             ours.nodes.push(node);
             ours.loading = loading;
@@ -163,12 +166,13 @@ impl Ours {
     /// What an agent does about once a second, and the client's address of a run: a pod has one.
     pub fn prepare(&mut self, topology: &Topology, turn: u32) -> Result<()> {
         let has_client_pod = self.path.has_client_pod();
+        let client_netns = self.client_netns;
         let spaces = std::iter::once(&topology.node).chain(&topology.other);
         for (Node { dataplane, .. }, space) in self.nodes.iter_mut().zip(spaces) {
             space.enter(|| {
                 dataplane.sweep()?;
                 if has_client_pod {
-                    dataplane.attach_pod(&client(turn))?;
+                    dataplane.attach_pod(&client(turn, client_netns))?;
                 }
                 anyhow::Ok(())
             })??;
@@ -193,27 +197,34 @@ fn attach_servers(dataplane: &mut Dataplane, plan: &Plan) -> Result<()> {
             host_interface: format!("server{number}"),
             addresses: addresses.into_iter().map(IpAddr::from).collect(),
             pod_mac: server_mac(number),
+            netns: 0,
         })?;
     }
     Ok(())
 }
 
 /// The client as a pod, with one of its addresses.
-fn client(number: u32) -> PodInterface {
+fn client(number: u32, netns: u64) -> PodInterface {
     PodInterface {
         host_interface: "client0".into(),
         addresses: vec![Plan::client(number).into()],
         pod_mac: CLIENT_MAC,
+        netns,
     }
 }
 
-fn attach(dataplane: &mut Dataplane, path: Path, plan: &Plan, group: Option<&Group>) -> Result<()> {
+fn attach(
+    dataplane: &mut Dataplane,
+    (path, client_netns): (Path, u64),
+    plan: &Plan,
+    group: Option<&Group>,
+) -> Result<()> {
     if let Some(group) = group {
         dataplane.attach_sockets(group.path())?;
     }
     attach_servers(dataplane, plan)?;
     if path.has_client_pod() {
-        dataplane.attach_pod(&client(0))?;
+        dataplane.attach_pod(&client(0, client_netns))?;
         return Ok(());
     }
     let mode = dataplane.attach_uplink("client0")?;
