@@ -42,6 +42,7 @@ impl PodDataplane for Live {
             host_interface: pod.host_interface,
             addresses: pod.addresses,
             pod_mac: pod.pod_mac,
+            netns: pod.netns,
         };
         let mut dataplane = self.0.lock().expect("no panic under the lock");
         Ok(dataplane.attach_pod(&pod)?)

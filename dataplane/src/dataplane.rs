@@ -74,7 +74,7 @@ impl Dataplane {
         let backends = Backends::restore(&maps);
         let services = Services::restore(&maps, &backends)?;
         let pods = Pods::restore(&maps)?;
-        let attached = attached(&pods);
+        let attached = pods.attached();
         let mut dataplane = Self {
             config,
             programs,
@@ -486,26 +486,6 @@ fn place(
     } else {
         Place::Neighbour
     }
-}
-
-/// The pods that the maps tell of and whose interfaces exist, by interface.
-fn attached(pods: &Pods) -> BTreeMap<String, PodInterface> {
-    let mut attached: BTreeMap<String, PodInterface> = BTreeMap::new();
-    for (address, entry) in pods.iter() {
-        let Ok(host_interface) = sys::name_of(entry.interface) else {
-            continue;
-        };
-        let pod = attached
-            .entry(host_interface.clone())
-            .or_insert_with(|| PodInterface {
-                host_interface,
-                addresses: Vec::new(),
-                pod_mac: entry.pod_mac,
-                netns: pods.netns(entry.interface),
-            });
-        pod.addresses.push(address);
-    }
-    attached
 }
 
 fn index_of(interface: &str) -> Result<u32, Error> {

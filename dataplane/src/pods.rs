@@ -10,8 +10,9 @@ use portolan_abi::{
 };
 
 use crate::{
-    Error,
+    Error, PodInterface,
     maps::{Maps, failed},
+    sys,
 };
 
 /// Which addresses are in pods of this node, as the maps say.
@@ -46,7 +47,7 @@ impl Pods {
     }
 
     /// The cookie of the network namespace of the pod behind an interface; zero if it is not known.
-    pub fn netns(&self, interface: u32) -> u64 {
+    fn netns(&self, interface: u32) -> u64 {
         let mut all = self.namespaces.iter();
         all.find(|(_, at)| **at == interface)
             .map_or(0, |(netns, _)| *netns)
@@ -109,16 +110,29 @@ impl Pods {
         self.entries.keys().copied()
     }
 
+    /// The pods whose interfaces exist, by interface.
+    pub fn attached(&self) -> BTreeMap<String, PodInterface> {
+        let mut attached: BTreeMap<String, PodInterface> = BTreeMap::new();
+        for (address, entry) in &self.entries {
+            let Ok(host_interface) = sys::name_of(entry.interface) else {
+                continue;
+            };
+            let pod = attached
+                .entry(host_interface.clone())
+                .or_insert_with(|| PodInterface {
+                    host_interface,
+                    addresses: Vec::new(),
+                    pod_mac: entry.pod_mac,
+                    netns: self.netns(entry.interface),
+                });
+            pod.addresses.push(*address);
+        }
+        attached
+    }
+
     /// How to put a packet into the pod with an address.
     pub fn get(&self, address: IpAddr) -> Option<PodEntry> {
         self.entries.get(&address).copied()
-    }
-
-    /// Every address that is in a pod, with how to put a packet there.
-    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &PodEntry)> {
-        self.entries
-            .iter()
-            .map(|(address, entry)| (*address, entry))
     }
 
     /// Lets packets into a pod.
