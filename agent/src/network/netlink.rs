@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags},
