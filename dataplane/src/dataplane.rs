@@ -427,6 +427,11 @@ impl Dataplane {
         flows::establish(&self.maps);
     }
 
+    /// Empties the flow tables, so that one benchmark's flows take no room from the next one's.
+    pub fn forget_flows(&self) {
+        flows::forget(&self.maps);
+    }
+
     pub(crate) fn programs(&self) -> &Programs {
         &self.programs
     }

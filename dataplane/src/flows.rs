@@ -165,6 +165,18 @@ fn establish_table<B: Layout>(table: &Mapped<B>, now: u64) {
     });
 }
 
+/// Takes every routed flow out.
+pub fn forget(maps: &Maps) {
+    forget_table(&maps.flows_v4);
+    forget_table(&maps.flows_v6);
+}
+
+fn forget_table<B: Layout>(table: &Mapped<B>) {
+    each(table, |bucket, at, _| {
+        table.word(bucket, at + B::META).store(0, Ordering::Release);
+    });
+}
+
 /// Every flow.
 pub fn list(maps: &Maps, names: &BTreeMap<u32, ServiceName>) -> Vec<Flow> {
     let mut flows = Vec::new();

@@ -150,6 +150,7 @@ impl Rig {
 
     /// Makes the flows that packets are to meet.
     pub fn prepare(&mut self, kind: Kind, what: What) -> Result<()> {
+        self.dataplane.forget_flows();
         if matches!(what, What::Hit) {
             let mut drive = self.packets(kind, OPENING);
             drive.in_order = 1;
