@@ -217,7 +217,7 @@ fn carries_everything(device: PodDevice) -> DeviceChoice {
             let mut stream =
                 connect(from, to).unwrap_or_else(|error| panic!("{device:?} to {to}: {error}"));
             echo(&mut stream, b"hello");
-            echo(&mut stream, &[b'x'; 100_000]);
+            echo(&mut stream, &vec![b'x'; 100_000]);
         }
     }
     let counted = live.0.lock().expect("no panic under the lock").services();

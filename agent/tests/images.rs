@@ -354,8 +354,8 @@ async fn pull_on_a_machine_without_ca_certificates_is_an_error_and_no_panic() {
     let bed = Bed::new();
     let puller = Puller::new(Store::open(&bed.path("images")).expect("a store"));
     for name in ["127.0.0.1:1/x:1", "registry.invalid/x:1"] {
-        let pulled = puller.pull(&parse_name(name).expect("a name")).await;
-        let told = pulled.expect_err("there is no registry").to_string();
+        let answer = puller.pull(&parse_name(name).expect("a name")).await;
+        let told = answer.expect_err("there is no registry").to_string();
         assert!(
             told.contains(name.split('/').next().expect("a host")),
             "{told}"

@@ -322,7 +322,7 @@ fn pods_reach_each_other_through_the_tunnel_over_either_family() {
         for address in &c.addresses {
             let server = serve_echo(&c.netns, *address);
             let mut stream = connect(&a.netns, server).expect("connected");
-            echo(&mut stream, &[b'x'; 100_000]);
+            echo(&mut stream, &vec![b'x'; 100_000]);
         }
         for family in ["-4", "-6"] {
             let routes = one

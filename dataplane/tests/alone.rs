@@ -23,7 +23,7 @@ const PORT_MAC: &str = "02:00:00:00:00:07";
 /// A host with an uplink to a client and a port to a backend.
 struct Host {
     client: Netns,
-    host: Netns,
+    netns: Netns,
     backend: Netns,
     pins: BpfFs,
     folder: tempfile::TempDir,
@@ -31,20 +31,20 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let [client, host, backend] = ["client", "host", "backend"].map(Netns::new);
-        host.ip(&format!(
+        let [client, netns, backend] = ["client", "host", "backend"].map(Netns::new);
+        netns.ip(&format!(
             "link add up0 type veth peer name eth0 netns {}",
             client.name()
         ));
-        host.ip(&format!(
+        netns.ip(&format!(
             "link add port0 type veth peer name eth0 address {PORT_MAC} netns {}",
             backend.name()
         ));
         for device in ["up0", "port0"] {
-            host.ip(&format!("link set {device} up"));
+            netns.ip(&format!("link set {device} up"));
         }
-        host.ip("address add 10.0.0.1/24 dev up0");
-        host.ip("address add 10.1.0.1/24 dev port0");
+        netns.ip("address add 10.0.0.1/24 dev up0");
+        netns.ip("address add 10.1.0.1/24 dev port0");
         for (space, address, gateway) in [
             (&client, "10.0.0.2/24", "10.0.0.1"),
             (&backend, "10.1.0.7/24", "10.1.0.1"),
@@ -56,7 +56,7 @@ impl Host {
         serve(&backend, "backend", 8_080);
         Self {
             client,
-            host,
+            netns,
             backend,
             pins: BpfFs::new(),
             folder: tempfile::tempdir().expect("there is room for a folder"),
@@ -73,7 +73,7 @@ impl Host {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
-        self.host
+        self.netns
             .enter(|| command.output().expect("portolan-lb runs"))
     }
 
@@ -169,7 +169,7 @@ fn a_trace_tells_what_is_decided_on_chosen_packets() {
     let host = Host::new();
     let good = declared(&format!("{{address: '{BACKEND}:8080'}}"));
     assert!(host.apply(&good).status.success());
-    let mut trace = host.host.enter(|| {
+    let mut trace = host.netns.enter(|| {
         host.command(&["trace", "--address", VIP, "--count", "1", "--json"])
             .stdout(Stdio::piped())
             .spawn()

@@ -58,7 +58,7 @@ fn maps_of_another_layout_are_named_and_stay_as_they_are() {
     let tables = Tables::open(&pins, &lab.dataplane.config().capacity);
     let first = &tables.config.words()[0];
     let before = first.load(std::sync::atomic::Ordering::Relaxed);
-    let other = before & !0xffff_ffff | 77;
+    let other = before & !0xffff_ffff | 0x4d;
     first.store(other, std::sync::atomic::Ordering::Relaxed);
     let config = lab.dataplane.config().clone();
     let refused = lab.node.enter(|| Dataplane::open(config));

@@ -80,7 +80,7 @@ fn keep_talking(
         thread::sleep(match what {
             Use::Anew(Style::Named) => PAUSE_OF_NEW_DATAGRAMS,
             Use::Anew(_) => PAUSE_OF_NEW_STREAMS,
-            _ => PAUSE,
+            Use::Lasting(_) => PAUSE,
         });
     }
     Ok(())

@@ -90,9 +90,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         if kind == Kind::Vm {
             let plan = vm::Plan {
                 junit: options.junit.clone(),
-                counts: !options.record,
-                record: options.record,
-                table: options.record,
+                findings: vm::Findings::compared_unless(options.record),
                 ..vm::Plan::new(&vm::MATRIX)
             };
             totals.add(&in_machines(workspace, &progress, &plan)?);
@@ -142,7 +140,7 @@ fn in_one_machine(
     let plan = vm::Plan {
         tests: vm::SELECTION.map(str::to_owned).to_vec(),
         junit: junit.map(Path::to_owned),
-        counts: false,
+        findings: vm::Findings::Left,
         // An emulated kernel verifies slowly where the machine has other work.
         limit: Duration::from_mins(10),
         ..vm::Plan::new(&[vm::STABLE])

@@ -106,13 +106,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             limit: Duration::from_secs(options.limit),
             refresh: options.refresh,
             junit: options.junit.clone(),
-            counts: !options.record,
-            record: options.record,
-            // A table of some kernels would take the others out.
-            table: options.record
-                && MATRIX
-                    .iter()
-                    .all(|name| options.kernels.iter().any(|kernel| kernel == name)),
+            findings: Findings::compared_unless(options.record),
         };
         let reports = run_tests(workspace, &progress, &plan)?;
         if reports.iter().flat_map(Report::cases).any(Case::has_failed) {
@@ -203,12 +197,30 @@ pub struct Plan {
     pub refresh: bool,
     /// Where results go as JUnit XML.
     pub junit: Option<PathBuf>,
-    /// Whether the verifier's counts are compared with those that are written down.
-    pub counts: bool,
-    /// Whether they are written down anew.
-    pub record: bool,
-    /// Whether the README's table is, too.
-    pub table: bool,
+    /// What becomes of what the tests found.
+    pub findings: Findings,
+}
+
+/// What becomes of the verifier's counts and of the kernels' features that tests found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Findings {
+    /// Nothing: not all programs were looked at.
+    Left,
+    /// The counts are compared with those that are written down.
+    Compared,
+    /// They are written down anew; if all kernels ran, so is the README's table.
+    Recorded,
+}
+
+impl Findings {
+    /// Compared, unless they are to be recorded.
+    pub fn compared_unless(recorded: bool) -> Self {
+        if recorded {
+            Self::Recorded
+        } else {
+            Self::Compared
+        }
+    }
 }
 
 impl Plan {
@@ -221,9 +233,7 @@ impl Plan {
             limit: Duration::from_secs(LIMIT),
             refresh: false,
             junit: None,
-            counts: true,
-            record: false,
-            table: false,
+            findings: Findings::Compared,
         }
     }
 }
@@ -235,7 +245,7 @@ pub fn run_tests(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Res
     let mut reports = Vec::new();
     for kernel in &plan.kernels {
         let mut report = suite.run(workspace, progress, kernel, plan.limit, plan.refresh)?;
-        if plan.counts && !report.facts.instructions.is_empty() {
+        if plan.findings == Findings::Compared && !report.facts.instructions.is_empty() {
             report.add(counts.test(&report));
         }
         report.show_failures();
@@ -246,11 +256,15 @@ pub fn run_tests(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Res
         .map(|report| (report.release.clone(), report.programs.clone()))
         .collect();
     write_junit(plan.junit.as_deref(), &results)?;
-    if plan.record {
+    if plan.findings == Findings::Recorded {
         counts.record(workspace, &reports)?;
-    }
-    if plan.table {
-        table::write(workspace, &reports)?;
+        // A table of some kernels would take the others out.
+        if MATRIX
+            .iter()
+            .all(|name| plan.kernels.iter().any(|kernel| kernel == name))
+        {
+            table::write(workspace, &reports)?;
+        }
     }
     Ok(reports)
 }

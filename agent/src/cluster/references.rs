@@ -85,7 +85,6 @@ impl References for ApiReferences {
                     uid: Some(pod.uid.clone()),
                 }),
                 expiration_seconds: Some(wanted.seconds),
-                ..TokenRequestSpec::default()
             }),
             ..Asked::default()
         };

@@ -19,8 +19,8 @@ pub mod kind {
 
 /// The class of all that is asked.
 const INTERNET: u16 = 1;
-/// A question's name stands right behind the header.
-const QUESTION: u16 = 0xc000 | HEADER as u16;
+/// A question's name stands right behind the header's twelve bytes.
+const QUESTION: u16 = 0xc00c;
 /// Bytes of a header.
 pub const HEADER: usize = 12;
 /// What a client takes over UDP that does not say more.

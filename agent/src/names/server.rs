@@ -202,12 +202,11 @@ impl Known {
             return answer;
         }
         let inner = zone::answer(&self.names.read(), &target, query.kind);
-        match inner {
-            Some(inner) => answer.records.extend(inner.records),
-            None => {
-                let found = self.upstream.addresses(&target, query.kind).await;
-                answer.records.extend(found);
-            }
+        if let Some(inner) = inner {
+            answer.records.extend(inner.records);
+        } else {
+            let found = self.upstream.addresses(&target, query.kind).await;
+            answer.records.extend(found);
         }
         answer
     }

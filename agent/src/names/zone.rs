@@ -204,6 +204,8 @@ fn reversed(name: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn directory() -> Directory {
@@ -250,13 +252,14 @@ mod tests {
             code => format!("{code:?}"),
         };
         for record in answer.records {
-            text += &match record.data {
-                Data::Address(address) => format!(" {address}"),
-                Data::Alias(name) => format!(" ={name}"),
-                Data::Pointer(name) => format!(" ->{name}"),
-                Data::Service { port, target } => format!(" {target}:{port}"),
-                Data::Authority => " SOA".to_owned(),
-            };
+            match record.data {
+                Data::Address(address) => write!(text, " {address}"),
+                Data::Alias(name) => write!(text, " ={name}"),
+                Data::Pointer(name) => write!(text, " ->{name}"),
+                Data::Service { port, target } => write!(text, " {target}:{port}"),
+                Data::Authority => write!(text, " SOA"),
+            }
+            .expect("strings take anything");
         }
         text
     }

@@ -169,28 +169,24 @@ pub async fn remove(netlink: &Netlink) -> Result<(), NetworkError> {
 
 /// Whom packets for a CIDR are handed to: of IPv4 the address in it that no pod has, of IPv6 the link-local one that the
 /// node's device has given itself.
-fn gateway(cidr: IpNet, LinkAddress([a, b, c, d, e, f]): LinkAddress) -> IpAddr {
+fn gateway(cidr: IpNet, LinkAddress(link): LinkAddress) -> IpAddr {
     match cidr {
         IpNet::V4(cidr) => cidr.network().into(),
-        IpNet::V6(_) => Ipv6Addr::from([
-            0xfe,
-            0x80,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            a ^ 2,
-            b,
-            c,
-            0xff,
-            0xfe,
-            d,
-            e,
-            f,
-        ])
-        .into(),
+        IpNet::V6(_) => {
+            // RFC 4291, appendix A: the link's address around ff:fe, with the bit for "universal" turned.
+            let word = |at: usize| u16::from_be_bytes([link[at], link[at + 1]]);
+            Ipv6Addr::new(
+                0xfe80,
+                0,
+                0,
+                0,
+                word(0) ^ 0x200,
+                u16::from_be_bytes([link[2], 0xff]),
+                u16::from_be_bytes([0xfe, link[3]]),
+                word(4),
+            )
+            .into()
+        }
     }
 }
 

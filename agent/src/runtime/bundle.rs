@@ -22,6 +22,10 @@ pub struct Bundle {
 }
 
 /// What the agent tells a shim, beside the OCI configuration.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of Kubernetes' own that is true or false"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimConfig {
     /// The container's id.

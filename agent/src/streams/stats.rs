@@ -17,7 +17,7 @@ use crate::runtime::{cpu::CpuCount, memory};
 
 /// The shortest and the longest time over which CPU is measured.
 const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// Nanoseconds of a tick in /proc/stat: the kernel shows hundredths of a second to everyone.
 const TICK: u64 = 10_000_000;
 
@@ -38,14 +38,13 @@ pub async fn answer(node: &Arc<Node>) -> Result<Response<Body>, Refusal> {
         let window = now.when.duration_since(earlier.when);
         (SHORTEST..=LONGEST).contains(&window)
     };
-    let earlier = match last.take().filter(|earlier| is_fit(earlier, &now)) {
-        Some(earlier) => earlier,
-        None => {
-            tokio::time::sleep(SHORTEST).await;
-            let first = now;
-            (now, shown) = take(node).await?;
-            first
-        }
+    let earlier = if let Some(earlier) = last.take().filter(|earlier| is_fit(earlier, &now)) {
+        earlier
+    } else {
+        tokio::time::sleep(SHORTEST).await;
+        let first = now;
+        (now, shown) = take(node).await?;
+        first
     };
     fill_in(&mut shown, &earlier, &now);
     *last = Some(now);

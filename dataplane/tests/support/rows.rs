@@ -180,8 +180,10 @@ impl Row {
             if step.expected.gives_port() && given == GIVEN {
                 let at = if sent[12..14] == [8, 0] {
                     14 + usize::from(sent[14] & 0xf) * 4
+                } else if sent[20] == 44 {
+                    62
                 } else {
-                    if sent[20] == 44 { 62 } else { 54 }
+                    54
                 };
                 given = u16::from_be_bytes([run.packet[at], run.packet[at + 1]]);
                 if given < portolan_abi::source_nat::FIRST_PORT {

@@ -70,7 +70,7 @@ pub fn bars(body: &mut String, caption: &str, bars: &[Bar]) {
 pub fn lines(body: &mut String, caption: &str, axis: Axis, series: &[Line]) {
     let all = || series.iter().flat_map(|line| &line.points);
     let least = all().map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let last = all().map(|point| point.0).fold(0.0, f64::max);
+    let greatest = all().map(|point| point.0).fold(0.0, f64::max);
     if !least.is_finite() {
         return;
     }
@@ -79,7 +79,7 @@ pub fn lines(body: &mut String, caption: &str, axis: Axis, series: &[Line]) {
         Axis::Logarithmic => value.max(1.0).ln(),
         Axis::Linear => value,
     };
-    let span = (scale(last) - scale(least)).max(1e-9);
+    let span = (scale(greatest) - scale(least)).max(1e-9);
     let x = |value: f64| 60.0 + (scale(value) - scale(least)) / span * 540.0;
     let y = |value: f64| 220.0 - value / most * 200.0;
     let height = 250.max(30 + series.len() * 16);
@@ -91,7 +91,7 @@ pub fn lines(body: &mut String, caption: &str, axis: Axis, series: &[Line]) {
         escape(caption),
         figure(Some(most)),
     );
-    for (at, name) in ticks(axis, (least, last), all().map(|point| point.0)) {
+    for (at, name) in ticks(axis, (least, greatest), all().map(|point| point.0)) {
         let _ = write!(
             body,
             "<text x={:.0} y=238 text-anchor=middle>{name}</text>",
@@ -142,7 +142,7 @@ pub fn lines(body: &mut String, caption: &str, axis: Axis, series: &[Line]) {
 )]
 fn ticks(
     axis: Axis,
-    (least, last): (f64, f64),
+    (least, greatest): (f64, f64),
     points: impl Iterator<Item = f64>,
 ) -> Vec<(f64, String)> {
     match axis {
@@ -156,7 +156,7 @@ fn ticks(
             points.into_iter().map(named).collect()
         }
         Axis::Linear => (0..=6)
-            .map(|part| least + (last - least) * f64::from(part) / 6.0)
+            .map(|part| least + (greatest - least) * f64::from(part) / 6.0)
             .map(|at| (at, format!("{at:.0} s")))
             .collect(),
     }

@@ -278,6 +278,8 @@ fn micro(body: &mut String, rows: &[Row]) {
 
 /// How the local share behaves, by a simulation: the same controller that agents run, and the same numbers every time.
 fn local_share(body: &mut String) {
+    type Of = fn(&Second) -> f64;
+
     let simulation = simulate(Scenario::new(1));
     let scenario = &simulation.scenario;
     let _ = write!(
@@ -289,7 +291,6 @@ fn local_share(body: &mut String) {
          computed, and the same on every machine.</p>",
         scenario.nodes, scenario.hot.0, scenario.hot.1
     );
-    type Of = fn(&Second) -> f64;
     let charts: [(&str, Of); 3] = [
         (
             "Part of the hot node's new flows that stay there.",

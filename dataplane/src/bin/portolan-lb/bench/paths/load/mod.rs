@@ -107,7 +107,7 @@ impl Measure {
             _ => with_server(
                 self,
                 client,
-                |stop| serve(self, &topology.servers, &client.plan, stop),
+                |stop| serve(self, &topology.servers, &client.plan, &stop),
                 || self.load(client, turn, time),
             ),
         }
@@ -128,9 +128,9 @@ impl Measure {
 }
 
 /// Runs a client's load while a server runs.
-fn with_server<'a>(
+fn with_server(
     measure: Measure,
-    client: Client<'a>,
+    client: Client<'_>,
     server: impl FnOnce(server::Life<'_>) -> Result<()> + Send,
     load: impl FnOnce() -> Result<Vec<Figure>> + Send,
 ) -> Result<Vec<Figure>> {
@@ -146,11 +146,11 @@ fn with_server<'a>(
             Err(_) => Ok(Vec::new()),
         };
         stop.store(true, Ordering::Release);
-        let served = server
+        let answered = server
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What the server says is why the client failed, if both did.
-        served.and(started).and(figures)
+        answered.and(started).and(figures)
     })
 }
 

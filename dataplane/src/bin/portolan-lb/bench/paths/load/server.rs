@@ -43,9 +43,9 @@ impl Life<'_> {
 }
 
 /// The server of a run: says when it is there, and ends when it is told to.
-pub fn serve(measure: Measure, pods: &[Space], plan: &Plan, life: Life<'_>) -> Result<()> {
+pub fn serve(measure: Measure, pods: &[Space], plan: &Plan, life: &Life<'_>) -> Result<()> {
     if measure.protocol() == Protocol::Udp {
-        return echo_datagrams(&udp_sockets(pods, plan)?, &life);
+        return echo_datagrams(&udp_sockets(pods, plan)?, life);
     }
     let listeners = listeners(pods)?;
     let waiting = Waiting::new()?;
@@ -53,7 +53,7 @@ pub fn serve(measure: Measure, pods: &[Space], plan: &Plan, life: Life<'_>) -> R
         waiting.add(listener, number)?;
     }
     life.is_ready()?;
-    while let Some(number) = waiting.next(&life)? {
+    while let Some(number) = waiting.next(life)? {
         let Some(listener) = listeners.get(number) else {
             continue;
         };
