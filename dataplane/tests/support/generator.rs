@@ -183,8 +183,12 @@ impl Generator {
         }
     }
 
-    /// Remembers a frame that a program sent on, so that it may be answered.
+    /// Remembers a frame that a program sent on, so that it may be answered. What still has a loopback address is never
+    /// on a wire (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3): no pod, and no other host, sees it or answers it.
     pub fn remember(&mut self, frame: &[u8]) {
+        if has_loopback_address(frame) {
+            return;
+        }
         if self.came_out.len() < MEMORY {
             self.came_out.push(frame.to_vec());
         } else {
@@ -387,5 +391,21 @@ impl Generator {
                 ),
             }
         }
+    }
+}
+
+/// Whether a frame is from or to one of the addresses that [`LOOPBACK`] stands for.
+fn has_loopback_address(frame: &[u8]) -> bool {
+    let (in_v4, in_v6) = ([26..30, 30..34], [22..38, 38..54]);
+    match frame.get(12..14) {
+        Some([8, 0]) => in_v4
+            .into_iter()
+            .any(|place| frame.get(place).is_some_and(|address| address[0] == 127)),
+        Some([0x86, 0xdd]) => in_v6.into_iter().any(|place| {
+            frame.get(place).is_some_and(|address| {
+                u128::from_be_bytes(address.try_into().expect("sixteen bytes")) == 1
+            })
+        }),
+        _ => false,
     }
 }
