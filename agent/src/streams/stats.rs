@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     fs, io,
     sync::Arc,
     time::{Duration, Instant},
@@ -62,7 +63,7 @@ async fn take(node: &Arc<Node>) -> Result<(Sample, Value), Refusal> {
 fn count(node: &Node) -> io::Result<(Sample, Value)> {
     let mut sample = Sample {
         when: Instant::now(),
-        node: busy(&fs::read_to_string("/proc/stat")?),
+        node: busy(&fs::read_to_string("/proc/stat")?)?,
         containers: HashMap::new(),
     };
     let mut pods = Vec::new();
@@ -84,9 +85,10 @@ fn count(node: &Node) -> io::Result<(Sample, Value)> {
         }
         pods.push(json!({"uid": pod.uid, "containers": containers}));
     }
+    let memory = memory_in_use(&fs::read_to_string("/proc/meminfo")?)?;
     let shown = json!({
         "timestamp": Timestamp::now().to_string(),
-        "node": {"memoryBytes": memory_in_use(&fs::read_to_string("/proc/meminfo")?)},
+        "node": {"memoryBytes": memory},
         "pods": pods,
     });
     Ok((sample, shown))
@@ -116,27 +118,41 @@ fn fill_in(shown: &mut Value, earlier: &Sample, now: &Sample) {
 }
 
 /// The time that all CPUs together have worked: the first line of /proc/stat without idle and iowait.
-fn busy(stat: &str) -> Duration {
+fn busy(stat: &str) -> io::Result<Duration> {
     let line = stat.lines().next().unwrap_or_default();
     let mut ticks = 0_u64;
     // user nice system idle iowait irq softirq steal; a guest's time stands in user already.
     for (at, field) in line.split_whitespace().skip(1).take(8).enumerate() {
+        let count: u64 = field
+            .parse()
+            .map_err(|error| unreadable("/proc/stat", line, &error))?;
         if !matches!(at, 3 | 4) {
-            ticks += field.parse::<u64>().unwrap_or(0);
+            ticks += count;
         }
     }
-    Duration::from_nanos(ticks.saturating_mul(TICK))
+    if ticks == 0 {
+        return Err(unreadable("/proc/stat", line, &"no CPU has worked"));
+    }
+    Ok(Duration::from_nanos(ticks.saturating_mul(TICK)))
 }
 
 /// Memory that could not be given to others: all but what the kernel calls available.
-fn memory_in_use(meminfo: &str) -> u64 {
-    let kibibytes = |name: &str| {
+fn memory_in_use(meminfo: &str) -> io::Result<u64> {
+    let kibibytes = |name: &str| -> io::Result<u64> {
         let line = meminfo.lines().find(|line| line.starts_with(name));
-        let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        number.unwrap_or(0)
+        let line = line.ok_or_else(|| unreadable("/proc/meminfo", meminfo, &name))?;
+        let number = line.split_whitespace().nth(1).unwrap_or_default();
+        number
+            .parse()
+            .map_err(|error| unreadable("/proc/meminfo", line, &error))
     };
-    let used = kibibytes("MemTotal:").saturating_sub(kibibytes("MemAvailable:"));
-    used.saturating_mul(1024)
+    let used = kibibytes("MemTotal:")?.saturating_sub(kibibytes("MemAvailable:")?);
+    Ok(used.saturating_mul(1024))
+}
+
+fn unreadable(file: &str, text: &str, why: &dyn Display) -> io::Error {
+    let message = format!("{file} is not as it should be ({why}): {text:?}");
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 #[cfg(test)]
@@ -146,9 +162,22 @@ mod tests {
     #[test]
     fn the_kernels_files_are_read() {
         let stat = "cpu  100 1 50 9999 20 2 3 4 70 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(busy(stat), Duration::from_millis(1600));
+        assert_eq!(busy(stat).expect("read"), Duration::from_millis(1600));
         let meminfo = "MemTotal:  1000 kB\nMemFree:  10 kB\nMemAvailable:  400 kB\n";
-        assert_eq!(memory_in_use(meminfo), 600 * 1024);
+        assert_eq!(memory_in_use(meminfo).expect("read"), 600 * 1024);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_say_is_not_taken_for_nothing() {
+        for stat in ["", "cpu\n", "cpu  100 x 50 9999 20 2 3 4\n"] {
+            busy(stat).expect_err(stat);
+        }
+        for meminfo in [
+            "MemTotal:  1000 kB\n",
+            "MemTotal: many kB\nMemAvailable: 400 kB\n",
+        ] {
+            memory_in_use(meminfo).expect_err(meminfo);
+        }
     }
 
     #[test]
