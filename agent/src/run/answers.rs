@@ -52,7 +52,7 @@ impl Answers for NodeAnswers {
     }
 
     async fn watch(&self, filter: Filter) -> Result<mpsc::Receiver<Value>, String> {
-        watching::start(&self.record.pin_dir, &filter, self.dataplane.clone())
+        watching::start(&self.record.pin_dir, &filter, self.dataplane.clone()).await
     }
 }
 

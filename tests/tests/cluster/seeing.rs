@@ -65,6 +65,11 @@ pub fn a_trace_follows_a_request(stage: &Stage) -> Result<()> {
         ensure!(report["locality"] == "node", "{report}");
         ensure!(report["verdict"] == "redirect", "{report}");
     }
+    // One reader at a time: the next may begin as soon as the last has ended.
+    for _ in 0..5 {
+        let reports = seen_by(watching(&cluster, &arguments)?, request)?;
+        ensure!(reports.len() == 2, "again as many: {reports:?}");
+    }
     Ok(())
 }
 
