@@ -1,14 +1,16 @@
 //! Namespaces: new objects need one that lives; one that is deleted is cleared first; each has a default service account and
 //! the cluster's certificate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use serde_json::json;
+use futures::stream;
+use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::watch::Delivery;
+use super::watch::{Deliveries, Delivery};
 use super::{
     Api, Caller, DeleteOptions, ListOptions, ObjectKey, ResourceId, Status, WriteOptions, account,
     meta,
@@ -87,6 +89,16 @@ impl Engine {
         Ok(!left)
     }
 
+    /// The namespace that an object lies in, if it is still there.
+    fn namespace_of(&self, object: &Value) -> Result<Option<Arc<Value>>, Status> {
+        let key = ObjectKey {
+            namespace: None,
+            name: meta::namespace(object).to_owned(),
+        };
+        let found = self.cached(self.row(NAMESPACES)?, &key);
+        Ok(found.map(|stored| Arc::new(stored.value.clone())))
+    }
+
     /// Makes what every namespace has, where it is missing.
     async fn ensure(
         &self,
@@ -105,6 +117,31 @@ impl Engine {
         }
     }
 
+    /// The cluster's certificate stands in each namespace, and says nothing else.
+    async fn ensure_root(&self, caller: &Caller, namespace: &str) -> Result<(), Status> {
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
+        let key = ObjectKey {
+            namespace: Some(namespace.to_owned()),
+            name: account::ROOT.to_owned(),
+        };
+        let data = json!({"ca.crt": root});
+        let Some(found) = self.cached(self.row(CONFIG_MAPS)?, &key) else {
+            let map = json!({"metadata": {"name": account::ROOT}, "data": data});
+            return self.ensure(caller, CONFIG_MAPS, namespace, map).await;
+        };
+        if found.value["data"] == data {
+            return Ok(());
+        }
+        let mut map = found.value.clone();
+        map["data"] = data;
+        let options = WriteOptions::default();
+        self.update(caller, CONFIG_MAPS, &key, None, map, &options)
+            .await
+            .map(drop)
+    }
+
     /// One look at a namespace: true when there is nothing more to do for it.
     async fn tend(&self, caller: &Caller, namespace: &serde_json::Value) -> Result<bool, Status> {
         let name = meta::name(namespace);
@@ -112,10 +149,7 @@ impl Engine {
         if !meta::is_terminating(namespace) {
             let account = json!({"metadata": {"name": DEFAULT_ACCOUNT}});
             self.ensure(caller, SERVICE_ACCOUNTS, name, account).await?;
-            if let Some(root) = &self.root {
-                let map = json!({"metadata": {"name": account::ROOT}, "data": {"ca.crt": root}});
-                self.ensure(caller, CONFIG_MAPS, name, map).await?;
-            }
+            self.ensure_root(caller, name).await?;
             return Ok(true);
         }
         if !self.clear(caller, name).await? {
@@ -159,11 +193,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
     }
 }
 
+/// Namespaces that are to be looked at, by name.
+type Open = BTreeMap<String, Arc<Value>>;
+
 async fn watch_all(engine: &Engine, caller: &Caller) -> Result<(), Status> {
     let options = ListOptions::default();
-    let mut watch = engine.follow(caller, NAMESPACES, None, &options).await?;
-    let mut open: std::collections::BTreeMap<String, serde_json::Value> =
-        std::collections::BTreeMap::new();
+    let mut namespaces = engine.follow(caller, NAMESPACES, None, &options).await?;
+    let mut belongings = belongings(engine, caller).await?;
+    let mut open = Open::new();
     loop {
         let again = async {
             if open.is_empty() {
@@ -172,9 +209,9 @@ async fn watch_all(engine: &Engine, caller: &Caller) -> Result<(), Status> {
             tokio::time::sleep(AGAIN).await;
         };
         tokio::select! {
-            next = watch.next() => match next {
+            next = namespaces.next() => match next {
                 Some(Ok(Delivery::Added(stored) | Delivery::Modified(stored))) => {
-                    open.insert(meta::name(&stored.value).to_owned(), stored.value.clone());
+                    open.insert(meta::name(&stored.value).to_owned(), Arc::new(stored.value.clone()));
                 }
                 Some(Ok(Delivery::Deleted(stored))) => {
                     open.remove(meta::name(&stored.value));
@@ -184,20 +221,48 @@ async fn watch_all(engine: &Engine, caller: &Caller) -> Result<(), Status> {
                 Some(Err(status)) => return Err(status),
                 None => return Ok(()),
             },
+            next = belongings.next() => match next {
+                Some(Ok(Delivery::Modified(stored) | Delivery::Deleted(stored))) => {
+                    let Some(namespace) = engine.namespace_of(&stored.value)? else { continue };
+                    open.insert(meta::name(&namespace).to_owned(), namespace);
+                }
+                Some(Ok(Delivery::Added(_) | Delivery::Bookmark { .. })) => continue,
+                Some(Err(status)) => return Err(status),
+                None => return Ok(()),
+            },
             () = again => {}
         }
-        let mut done = Vec::new();
-        for (name, namespace) in &open {
-            match engine.tend(caller, namespace).await {
-                Ok(true) => done.push(name.clone()),
-                Ok(false) => {}
-                Err(status) => {
-                    tracing::warn!(namespace = name, %status, "a namespace can't be tended; trying again");
-                }
+        tend_all(engine, caller, &mut open).await;
+    }
+}
+
+/// What every namespace has, in all of them: who deletes or changes it gets it anew.
+async fn belongings(engine: &Engine, caller: &Caller) -> Result<Deliveries, Status> {
+    let named = |name: &str| ListOptions {
+        field_selector: Some(format!("metadata.name={name}")),
+        ..ListOptions::default()
+    };
+    let accounts = engine
+        .follow(caller, SERVICE_ACCOUNTS, None, &named(DEFAULT_ACCOUNT))
+        .await?;
+    let roots = engine
+        .follow(caller, CONFIG_MAPS, None, &named(account::ROOT))
+        .await?;
+    Ok(stream::select(accounts, roots).boxed())
+}
+
+async fn tend_all(engine: &Engine, caller: &Caller, open: &mut Open) {
+    let mut done = Vec::new();
+    for (name, namespace) in &*open {
+        match engine.tend(caller, namespace).await {
+            Ok(true) => done.push(name.clone()),
+            Ok(false) => {}
+            Err(status) => {
+                tracing::warn!(namespace = name, %status, "a namespace can't be tended; trying again");
             }
         }
-        for name in done {
-            open.remove(&name);
-        }
+    }
+    for name in done {
+        open.remove(&name);
     }
 }

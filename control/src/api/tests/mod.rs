@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::store::embedded::Embedded;
 
 mod admitting;
+mod namespaces;
 mod reading;
 mod writing;
 
@@ -39,12 +40,17 @@ pub async fn cluster() -> Cluster {
 }
 
 pub async fn cluster_with(admissions: Vec<Arc<dyn Admission>>) -> Cluster {
+    cluster_of(admissions, None).await
+}
+
+/// A cluster with the certificate that every namespace is to have.
+pub async fn cluster_of(admissions: Vec<Arc<dyn Admission>>, root: Option<String>) -> Cluster {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Embedded::open(folder.path().join("store"))
         .await
         .expect("a store");
     let store: Arc<dyn Store> = Arc::new(store);
-    let running = Engine::start(store.clone(), admissions)
+    let running = Engine::start_with(store.clone(), admissions, root)
         .await
         .expect("an engine");
     let cluster = Cluster {
