@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
@@ -12,12 +13,18 @@ use serde_json::json;
 
 use crate::{commands::pod, life::Stage};
 
-/// A pod with a shell: the demo's image has none, so the machine's own static busybox is lent to it.
-pub fn with_shell(cluster: &Cluster, name: &str, args: &[&str]) -> Result<()> {
+/// The machine's own static busybox, which is lent to pods: the demo's image has no shell.
+pub fn busybox() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("PATH is set")?;
-    let found = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
-    let busybox = found.into_iter().find(|file| file.is_file());
-    let busybox = busybox.context("this test needs busybox (Debian: busybox-static)")?;
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
+    found
+        .find(|file| file.is_file())
+        .context("this test needs busybox (Debian: busybox-static)")
+}
+
+/// A pod with a shell.
+pub fn with_shell(cluster: &Cluster, name: &str, args: &[&str]) -> Result<()> {
+    let busybox = busybox()?;
     let mut manifest: serde_json::Value = serde_json::from_str(&pod(
         name,
         &json!([{

@@ -7,12 +7,14 @@
 mod bad_hosts;
 mod bad_input;
 mod bad_pods;
+mod bad_services;
 mod commands;
 mod inside;
 mod life;
 mod names;
 mod recovery;
 mod seeing;
+mod sharing;
 mod start_up;
 mod traffic;
 mod tunnel;
@@ -104,6 +106,14 @@ const TESTS: &[Test] = &[
         bad_pods::a_crashing_container_backs_off,
     ),
     (
+        "bad_services/a_taken_address_stays_with_who_has_it",
+        bad_services::a_taken_address_stays_with_who_has_it,
+    ),
+    (
+        "bad_services/an_unknown_value_is_an_event",
+        bad_services::an_unknown_value_is_an_event,
+    ),
+    (
         "bad_hosts/a_wrong_token_is_refused",
         bad_hosts::a_wrong_token_is_refused,
     ),
@@ -151,6 +161,10 @@ const TESTS: &[Test] = &[
     (
         "seeing/metrics_say_what_services_count",
         seeing::metrics_say_what_services_count,
+    ),
+    (
+        "sharing/a_hot_node_sheds_new_flows",
+        sharing::a_hot_node_sheds_new_flows,
     ),
     (
         "traffic/no_packet_filter_rule_is_made",
