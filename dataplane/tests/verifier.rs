@@ -14,8 +14,8 @@ use support::{
     netns::BpfFs,
 };
 
-/// The verifier gives up at a million.
-const MOST: u32 = 950_000;
+/// A tenth above the most that any takes; the verifier gives up at a million.
+const MOST: u32 = 225_000;
 
 #[test]
 fn every_program_loads_in_its_largest_configuration() {

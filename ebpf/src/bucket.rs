@@ -8,7 +8,7 @@ use portolan_abi::{
     flow::{Bucket, BucketV4, BucketV6, Meta, SLOTS, SlotV4},
 };
 
-use crate::lock::Lock;
+use crate::{lock::Lock, maps};
 
 /// A bucket of the IPv4 tables, and what locks it.
 #[derive(Clone, Copy)]
@@ -67,6 +67,11 @@ macro_rules! atomic_meta {
         fn unlock(&self) {
             // SAFETY: as in `meta`.
             unsafe { self.1.unlock(self.word(0)) };
+        }
+
+        #[inline(always)]
+        fn forget(&self, number: u32) -> u32 {
+            maps::forget(number)
         }
 
         #[inline(always)]

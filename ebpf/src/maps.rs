@@ -100,6 +100,9 @@ static SCRATCH: PerCpuArray<refusal::Frame> = PerCpuArray::with_max_entries(1, 0
 static SLOW_V4: PerCpuArray<Slow<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SLOW_V6: PerCpuArray<Slow<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Where a number is put to be read again: see [`forget`].
+#[map]
+static FORGOTTEN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// The slow programs: an array for each type of program. Userspace puts them there before it attaches
 /// any other. Either may be of another generation than the program that calls it: what passes between them is the packet
 /// alone, and where it was seen.
@@ -410,6 +413,20 @@ pub fn hand_over_tc(context: &TcContext) {
 pub fn hand_over_xdp(context: &XdpContext) {
     // SAFETY: callers have nothing to be dropped.
     unsafe { SLOW_XDP.tail_call(context, 0) };
+}
+
+/// The same number, of which the verifier knows nothing any more: what is read from a map may be any. To the verifier, a
+/// number that decides anything is as many as there are ways on which it comes to be. [`u32::MAX`] if there is no such map.
+#[inline(always)]
+pub fn forget(number: u32) -> u32 {
+    let Some(memory) = FORGOTTEN.get_ptr_mut(0) else {
+        return u32::MAX;
+    };
+    // SAFETY: the memory is this CPU's own, and no program that uses it interrupts another between the two.
+    unsafe {
+        memory.write_volatile(number);
+        memory.read_volatile()
+    }
 }
 
 /// What is noted at a datagram's place.

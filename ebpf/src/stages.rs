@@ -113,9 +113,10 @@ macro_rules! stages {
             hash: u64,
             backend: u32,
             leaves: u32,
+            attempt: u32,
         ) -> u64 {
             with::<$family>(packet, |packet, maps| {
-                open::give_port(packet, hash, backend, leaves, maps)
+                open::give_port(packet, hash, backend, leaves, attempt, maps)
             })
         }
 
@@ -239,8 +240,9 @@ macro_rules! stages {
                 hash: u64,
                 backend: u32,
                 leaves: u32,
+                attempt: u32,
             ) -> Outcome {
-                Outcome($give_port(hand(packet), hash, backend, leaves))
+                Outcome($give_port(hand(packet), hash, backend, leaves, attempt))
             }
         }
     };
@@ -250,6 +252,8 @@ stages!(V4: client_flows_v4, client_snat_v4, reply_flows_v4, reply_snat_v4, choo
 stages!(V6: client_flows_v6, client_snat_v6, reply_flows_v6, reply_snat_v6, choose_v6, world_v6, give_slot_v6, give_port_v6, quoted_port_v6, quoted_snat_v6, quoted_flows_v6, quoted_reply_v6);
 
 /// What a change of ports does to SCTP's checksum: [`crc32c::of_first_word`].
+// Small enough that the compiler would put it everywhere else.
+#[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn crc_difference(ports: u32, length: u32) -> u32 {
     crc32c::of_first_word(ports, length)

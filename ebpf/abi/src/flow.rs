@@ -157,8 +157,9 @@ impl Stage {
         word
     };
 
+    /// Whether it is one of a set, which has a bit for each stage.
     #[inline(always)]
-    const fn is_in(self, set: u64) -> bool {
+    pub const fn is_in(self, set: u64) -> bool {
         self.bit(set) != 0
     }
 
@@ -183,16 +184,22 @@ impl Stage {
     const ECHO: u64 = 1 << 10 | 1 << 11;
     const SCTP: u64 = 0xf << 12;
 
-    /// Whether a flow of the stage is one of a protocol.
+    /// The stages of a protocol's flows, for [`Self::is_in`].
     #[inline(always)]
-    pub const fn is_of(self, protocol: u8) -> bool {
-        self.is_in(match protocol {
+    pub const fn all_of(protocol: u8) -> u64 {
+        match protocol {
             protocol::TCP => Self::TCP,
             protocol::UDP => Self::UDP,
             protocol::ICMP => Self::ECHO,
             protocol::SCTP => Self::SCTP,
             _ => 0,
-        })
+        }
+    }
+
+    /// Whether a flow of the stage is one of a protocol.
+    #[inline(always)]
+    pub const fn is_of(self, protocol: u8) -> bool {
+        self.is_in(Self::all_of(protocol))
     }
 
     /// The IANA number of the flow's protocol; 0 for an empty slot.
@@ -402,6 +409,12 @@ pub trait Bucket<A: Address>: Copy {
     fn unlock(&self);
     /// Puts a meta word in, ordered after every write before it. The bucket's lock must be held.
     fn publish(&self, slot: u32, meta: Meta);
+    /// The same number, or [`u32::MAX`]. A kernel's verifier is to forget what it knows of it, and thereby on which of the many ways through a
+    /// search it has come to be what it is.
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        number
+    }
     /// Writes a slot's addresses. The bucket's lock must be held and the slot's meta be empty.
     fn write(&self, slot: u32, client: A, frontend: A);
 }

@@ -3,7 +3,7 @@
 use crate::{
     address::Address,
     bytes::Be16,
-    flow::{Bucket, Meta, Ports, SLOTS},
+    flow::{Bucket, Meta, Ports, SLOTS, Stage},
     tcp::{self, Sender},
 };
 
@@ -34,12 +34,14 @@ pub fn find<A: Address, B: Bucket<A>>(
     key: &FlowKey<A>,
     found: &mut u32,
 ) -> Meta {
+    // Once, not for each slot: the verifier would follow every branch of it eight times over.
+    let stages = Stage::all_of(key.protocol);
     let mut step = 0;
     while step < SLOTS {
         let slot = (home ^ step) & (SLOTS - 1);
         let meta = bucket.meta(slot);
         if meta.has_ports(key.ports)
-            && meta.stage().is_of(key.protocol)
+            && meta.stage().is_in(stages)
             && bucket.is_between(slot, key.client, key.frontend)
             && meta.is_same_flow(bucket.meta(slot))
         {
@@ -62,12 +64,13 @@ pub fn find_reply<A: Address, B: Bucket<A>>(
     is_sender: impl Fn(u32) -> bool,
     found: &mut u32,
 ) -> Meta {
+    let stages = Stage::all_of(protocol);
     let mut step = 0;
     while step < SLOTS {
         let slot = (home ^ step) & (SLOTS - 1);
         let meta = bucket.meta(slot);
         if meta.client_port() == port
-            && meta.stage().is_of(protocol)
+            && meta.stage().is_in(stages)
             && bucket.client(slot) == client
             && is_sender(meta.backend())
         {
@@ -189,75 +192,77 @@ pub fn insert<A: Address, B: Bucket<A>>(
     if !lock(bucket) {
         return Inserted::of(Inserted::BUSY, 0, 0);
     }
-    let inserted = insert_locked(bucket, home, key, meta, insertion, now);
+    let mut inserted = Inserted(bucket.forget(place(bucket, home, key, insertion.leaves, now).0));
+    if inserted.kind() == Inserted::NEW && inserted.victim() > insertion.at_most as u32 {
+        inserted = Inserted::of(Inserted::FULL, 0, 0);
+    } else if inserted.kind() == Inserted::NEW {
+        let slot = inserted.slot();
+        let lock = if slot == 0 { Meta::LOCK } else { 0 };
+        bucket.publish(slot, Meta(lock));
+        bucket.write(slot, key.client, key.frontend);
+        bucket.publish(slot, Meta(meta.0 | lock));
+    }
     bucket.unlock();
     inserted
 }
 
+/// Where a flow stands, or is best put. The bucket must be locked.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a mask of ones or zeroes")]
-fn insert_locked<A: Address, B: Bucket<A>>(
+#[expect(clippy::cast_possible_truncation, reason = "a slot's number")]
+fn place<A: Address, B: Bucket<A>>(
     bucket: &B,
     home: u32,
     key: &FlowKey<A>,
-    meta: Meta,
-    insertion: Insertion,
+    leaves: u32,
     now: u64,
 ) -> Inserted {
+    let stages = Stage::all_of(key.protocol);
+    let mut best = rank(bucket.meta(home & (SLOTS - 1)), home, 0, now);
     let mut step = 0;
-    let mut best = u64::MAX >> 1;
-    // Kept apart from the rank: the verifier must know a slot's bounds, and would tell ways apart by rank otherwise.
-    let mut chosen = 0;
     while step < SLOTS {
         let slot = (home ^ step) & (SLOTS - 1);
         let old = bucket.meta(slot);
         if old.has_ports(key.ports)
-            && old.stage().is_of(key.protocol)
+            && old.stage().is_in(stages)
             && bucket.is_between(slot, key.client, key.frontend)
         {
-            if insertion.leaves != old.backend() {
+            if leaves != old.backend() {
                 return Inserted::of(Inserted::EXISTING, slot, 0);
             }
             // The flow's own slot: nothing else will do, and nothing is given up.
-            chosen = slot;
-            best = 0;
+            best = u64::from(slot);
             break;
         }
-        let rank = rank(old, step, now);
-        // Without a branch, as the verifier follows both sides of each.
-        let better = (rank.wrapping_sub(best) >> 63).wrapping_neg();
-        best = (rank & better) | (best & !better);
-        let better = better as u32;
-        chosen = (slot & better) | (chosen & !better);
+        let rank = rank(old, slot, step, now);
+        best = if rank < best { rank } else { best };
         step += 1;
     }
-    let victim = victim_of(best);
-    if victim > insertion.at_most as u32 {
-        return Inserted::of(Inserted::FULL, 0, 0);
-    }
-    let slot = chosen & (SLOTS - 1);
-    let lock = if slot == 0 { Meta::LOCK } else { 0 };
-    bucket.publish(slot, Meta(lock));
-    bucket.write(slot, key.client, key.frontend);
-    bucket.publish(slot, Meta(meta.0 | lock));
-    Inserted::of(Inserted::NEW, slot, victim)
+    Inserted::of(Inserted::NEW, best as u32 & (SLOTS - 1), victim_of(best))
 }
 
-/// Orders slots by what would be lost: kind of victim, then the longest idle, then the nearest to home.
+/// Orders slots by what would be lost: kind of victim, then the longest idle, then the nearest to home. The slot's own
+/// number stands in the low bits.
+///
+/// In the high half is what all ranks of one search have in common: a number that the verifier does not know. Of bare ranks it
+/// would know now and then which is the lower one, remember how it knows, and follow every way that differs.
 #[inline(always)]
-fn rank(meta: Meta, step: u32, now: u64) -> u64 {
+fn rank(meta: Meta, slot: u32, step: u32, now: u64) -> u64 {
     let since = meta.since(now);
     let worth = meta.stage().worth(meta.staleness(now), since);
-    worth << 16 | (Meta::AGE_MAX - since) << 8 | u64::from(step)
+    let order = worth << 16 | (Meta::AGE_MAX - since) << 8 | u64::from(step);
+    (order << SLOT_BITS | u64::from(slot & (SLOTS - 1))).wrapping_add(now << 32)
 }
+
+/// How many bits a slot's number has.
+const SLOT_BITS: u32 = SLOTS.trailing_zeros();
 
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the high bits of a rank are two"
+    reason = "the high bits of a rank's low half are two"
 )]
 const fn victim_of(rank: u64) -> u32 {
-    (rank >> 16) as u32
+    rank as u32 >> (16 + SLOT_BITS)
 }
 
 #[inline(always)]

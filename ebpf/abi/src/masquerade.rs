@@ -10,7 +10,7 @@ use crate::{
     flow::Meta,
     flow_table, hash,
     network::kind,
-    open::NOBODY,
+    open::{NOBODY, give_any_port},
     outcome::Outcome,
     parse::Packet,
     source_nat,
@@ -32,9 +32,9 @@ pub fn masquerade<A: Address, T: Stages<A>>(packet: &Packet<A>, tables: &T) -> O
         packet.protocol,
     );
     match tables.world(packet, hash) {
-        Outcome::UNKNOWN => tables.give_port(packet, hash, WORLD, NOBODY),
+        Outcome::UNKNOWN => give_any_port(packet, hash, WORLD, NOBODY, tables),
         // The client uses its port anew, and its old connection's slot.
-        found if !found.is_settled() => tables.give_port(packet, hash, WORLD, WORLD),
+        found if !found.is_settled() => give_any_port(packet, hash, WORLD, WORLD, tables),
         found => found,
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     choice,
     client::{flow_key, home},
     drop_reason::{DropReason, Event},
-    flow::{Bucket, Meta, SLOTS},
+    flow::{Bucket, Meta, SLOTS, Stage},
     flow_table::{self, Inserted, Insertion, Victim},
     hash,
     network::kind,
@@ -46,7 +46,7 @@ pub fn open<A: Address, T: Stages<A>>(
             return given;
         }
     }
-    tables.give_port(packet, hash, id, leaves)
+    give_any_port(packet, hash, id, leaves, tables)
 }
 
 /// Whether the packets of a flow leave the node by the uplink that its replies come back by.
@@ -223,12 +223,12 @@ fn has_twin<A: Address, T: Tables<A>>(
     now: u64,
     tables: &T,
 ) -> bool {
-    let mut has = false;
+    let stages = Stage::all_of(packet.protocol);
     let mut slot = 0;
     while slot < SLOTS {
         let meta = bucket.meta(slot);
         let is_twin = meta.client_port() == packet.source_port
-            && meta.stage().is_of(packet.protocol)
+            && meta.stage().is_in(stages)
             && bucket.client(slot) == packet.source
             && !(meta.has_ports(flow_key(packet).ports)
                 && bucket.frontend(slot) == packet.destination)
@@ -237,15 +237,14 @@ fn has_twin<A: Address, T: Tables<A>>(
                 None => false,
             };
         if is_twin {
-            if meta.stage().is_over() || meta.is_stale(now) {
-                bucket.exchange(slot, meta, Meta(meta.0 & Meta::LOCK));
-            } else {
-                has = true;
+            if !meta.stage().is_over() && !meta.is_stale(now) {
+                return true;
             }
+            bucket.exchange(slot, meta, Meta(meta.0 & Meta::LOCK));
         }
         slot += 1;
     }
-    has
+    false
 }
 
 /// A slot in the flow table: the backend sees the client's own address. [`Outcome::UNKNOWN`] if the flow needs a port of
@@ -287,50 +286,61 @@ pub fn give_slot<A: Address, T: Tables<A>>(
 /// A port of the node's with its slot: first in the flow's first bucket, then in its second, then one of a flow that
 /// no backend has answered.
 #[inline(always)]
-pub fn give_port<A: Address, T: Tables<A>>(
+pub fn give_any_port<A: Address, T: Stages<A>>(
     packet: &Packet<A>,
     hash: u64,
     backend: u32,
     leaves: u32,
     tables: &T,
 ) -> Outcome {
-    let now = tables.now();
-    let key = flow_key(packet);
-    let meta = Meta::new(key.ports, backend, tcp::first(packet.protocol), now);
     let mut attempt = 0;
-    while attempt < 3 {
-        let index = source_nat::bucket_of_client(hash, packet.protocol, attempt == 1);
-        let Some(bucket) = tables.source_nat(index) else {
-            return Outcome::drop(DropReason::TableBusy);
-        };
-        let at_most = if attempt == 2 {
-            Victim::Unconfirmed
-        } else {
-            Victim::Over
-        };
-        let inserted = flow_table::insert(
-            &bucket,
-            home(hash),
-            &key,
-            meta,
-            insertion(leaves, at_most),
-            now,
-        );
-        let port = source_nat::port_of_place(index, inserted.slot());
-        match inserted.kind() {
-            Inserted::NEW => {
-                count_connection(backend, tables);
-                return count(Outcome::forward(backend, port).opened(), inserted.victim());
-            }
-            Inserted::EXISTING => {
-                return Outcome::forward(inserted.meta_of(&bucket).backend(), port);
-            }
-            Inserted::BUSY => return Outcome::drop(DropReason::TableBusy),
-            _ => {}
+    while attempt < PORT_ATTEMPTS {
+        let given = tables.give_port(packet, hash, backend, leaves, attempt);
+        if given != Outcome::UNKNOWN {
+            return given;
         }
         attempt += 1;
     }
     Outcome::drop(DropReason::PortsExhausted)
+}
+
+/// How many attempts to give a port there are.
+const PORT_ATTEMPTS: u32 = 3;
+
+/// One attempt of [`give_any_port`]; [`Outcome::UNKNOWN`] if it fails.
+#[inline(always)]
+pub fn give_port<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    hash: u64,
+    backend: u32,
+    leaves: u32,
+    attempt: u32,
+    tables: &T,
+) -> Outcome {
+    let now = tables.now();
+    let key = flow_key(packet);
+    let meta = Meta::new(key.ports, backend, tcp::first(packet.protocol), now);
+    let index = source_nat::bucket_of_client(hash, packet.protocol, attempt == 1);
+    let Some(bucket) = tables.source_nat(index) else {
+        return Outcome::drop(DropReason::TableBusy);
+    };
+    let at_most = if attempt == PORT_ATTEMPTS - 1 {
+        Victim::Unconfirmed
+    } else {
+        Victim::Over
+    };
+    let wish = insertion(leaves, at_most);
+    let inserted = flow_table::insert(&bucket, home(hash), &key, meta, wish, now);
+    let port = source_nat::port_of_place(index, inserted.slot());
+    match inserted.kind() {
+        Inserted::NEW => {
+            count_connection(backend, tables);
+            count(Outcome::forward(backend, port).opened(), inserted.victim())
+        }
+        Inserted::EXISTING => Outcome::forward(inserted.meta_of(&bucket).backend(), port),
+        Inserted::BUSY => Outcome::drop(DropReason::TableBusy),
+        _ => Outcome::UNKNOWN,
+    }
 }
 
 /// Counts a flow that begins, if its service asks how many a backend has.

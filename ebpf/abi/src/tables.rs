@@ -222,7 +222,14 @@ pub trait Stages<A: Address>: Tables<A> + Sized {
 
     /// [`open::give_port`].
     #[inline(always)]
-    fn give_port(&self, packet: &Packet<A>, hash: u64, backend: u32, leaves: u32) -> Outcome {
-        open::give_port(packet, hash, backend, leaves, self)
+    fn give_port(
+        &self,
+        packet: &Packet<A>,
+        hash: u64,
+        backend: u32,
+        leaves: u32,
+        attempt: u32,
+    ) -> Outcome {
+        open::give_port(packet, hash, backend, leaves, attempt, self)
     }
 }
