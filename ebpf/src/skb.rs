@@ -50,6 +50,12 @@ pub fn came_in(context: &TcContext) -> bool {
     unsafe { (*context.skb.skb).ingress_ifindex != 0 }
 }
 
+/// Whether the packet was seen at the loopback interface.
+#[inline(always)]
+pub fn is_at_loopback(context: &TcContext) -> bool {
+    interface(context) == LOOPBACK
+}
+
 /// The size of the segments that the kernel will cut the packet into; 0 if it will not.
 #[inline(always)]
 pub fn segment_size(context: &TcContext) -> u32 {
@@ -72,11 +78,12 @@ pub fn leave_hook(context: &TcContext, hook: Hook) {
     unsafe { (*context.skb.skb).cb[0] = hook.0 };
 }
 
-/// What [`leave_hook`] left.
+/// What [`leave_hook`] left, read anew each time: the verifier then looks once at what follows, and not once for each hook
+/// that it has told apart before.
 #[inline(always)]
 pub fn left_hook(context: &TcContext) -> Hook {
     // SAFETY: the context is the program's own.
-    Hook(unsafe { (*context.skb.skb).cb[0] })
+    Hook(unsafe { (&raw const (*context.skb.skb).cb[0]).read_volatile() })
 }
 
 /// Makes so many bytes readable, or all that there are; false if that cannot be.

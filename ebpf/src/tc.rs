@@ -10,6 +10,7 @@ use portolan_abi::{
     bytes::Be16,
     config::NodeConfig,
     drop_reason::DropReason,
+    martian,
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
     protocol, refusal,
@@ -112,9 +113,7 @@ where
             return Ok(HARD);
         }
     };
-    if hook == Hook::POD {
-        check_sender(context, (packet.source, packet.destination))?;
-    }
+    admit(context, (packet.source, packet.destination), hook)?;
     let mut rewrite = Rewrite::unchanged(&packet);
     forward::<A, false>(context, &packet, &mut rewrite, hook, Maps { config })
 }
@@ -177,14 +176,26 @@ fn arrival<A: Family>(context: &TcContext, hook: Hook) -> Hook {
     }
 }
 
-/// A pod speaks for itself alone, whatever protocol it speaks.
+/// Whatever protocol it speaks, a pod speaks for itself alone, and nothing on a wire has a loopback address.
 #[inline(always)]
-pub fn check_sender<A: Family>(context: &TcContext, (from, to): (A, A)) -> Result<(), DropReason> {
-    if maps::may_send(skb::interface(context), from, to) {
+pub fn admit<A: Family>(context: &TcContext, ends: (A, A), hook: Hook) -> Result<(), DropReason> {
+    if hook == Hook::POD && !maps::may_send(skb::interface(context), ends.0, ends.1) {
+        return Err(DropReason::SpoofedSource);
+    }
+    if martian::may_arrive(ends, hook) {
         Ok(())
     } else {
-        Err(DropReason::SpoofedSource)
+        Err(DropReason::Martian)
     }
+}
+
+/// Leaves a packet to whoever comes next as it is.
+#[inline(always)]
+pub fn pass<A: Family>(context: &TcContext, ends: (A, A), hook: Hook) -> Result<i32, DropReason> {
+    if hook.is_node() && !skb::is_at_loopback(context) && !martian::may_leave(ends) {
+        return Err(DropReason::Martian);
+    }
+    Ok(PASS)
 }
 
 /// No service is concerned: a pod of this node is reached without a visit to the stack all the same.
@@ -200,7 +211,7 @@ where
 {
     // Of what may go no further, the stack tells the sender.
     if hook.is_node() || SLOW && packet.is_expired() {
-        return Ok(PASS);
+        return pass(context, (packet.source, packet.destination), hook);
     }
     match packet.destination.pod() {
         Some(pod) => {

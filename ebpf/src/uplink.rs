@@ -9,7 +9,8 @@ use portolan_abi::{
     backend::delivery,
     bytes::Be16,
     config::{NodeConfig, flags},
-    drop_reason::Event,
+    drop_reason::{DropReason, Event},
+    martian,
     outcome::{Action, Outcome},
     parse::{Bytes, ETHER_V4, ETHER_V6, Packet, field},
     protocol, refusal,
@@ -71,8 +72,18 @@ where
         Ok(packet) if !packet.is_expired() => packet,
         _ => return HARD,
     };
+    if !martian::may_arrive((packet.source, packet.destination), Hook::TRANSIT) {
+        return drop_martian();
+    }
     let mut rewrite = Rewrite::unchanged(&packet);
     forward::<A, false>(context, &packet, &mut rewrite, config)
+}
+
+/// Drops what has a loopback address.
+#[inline(always)]
+pub fn drop_martian() -> u32 {
+    count::dropped(DropReason::Martian.index());
+    XDP_DROP
 }
 
 /// Decides on a packet and does it. Without `SLOW` it is one of TCP or UDP, whole, and may go over another router.

@@ -3,6 +3,7 @@
 mod errors;
 mod hard;
 mod malformed;
+mod martian;
 mod services;
 mod shapes;
 #[path = "../support/mod.rs"]
@@ -20,12 +21,14 @@ use support::{
     lab::{CLIENT, CLUSTER, LOCAL, NODE, REMOTE, address},
     model::{TC_DROP, TC_PASS, TC_REDIRECT, XDP_DROP, XDP_PASS, XDP_TX},
     packet::Packet,
-    rows::{Row, Step, refusal},
+    rows::{Frame, Row, Step, refusal},
 };
 
 const POD: &str = "pod_egress";
 const UPLINK: &str = "uplink_ingress";
 const XDP: &str = "xdp_uplink";
+/// The program that sees what the node's own processes send; here always at the uplink.
+const PROCESSES: &str = "node_egress";
 
 /// The port that source NAT has given in the row: known only once a packet has come out.
 const GIVEN: u16 = support::rows::GIVEN;
@@ -79,6 +82,8 @@ fn every_packet_comes_out_as_its_row_says() {
             some.options();
             some.flags();
             some.malformed();
+            some.martians();
+            some.processes();
             some.errors();
             some.hard();
             rows.extend(some.made);

@@ -24,6 +24,7 @@ use portolan_abi::{
     fragment::{self, Fragment, Noted},
     icmp::{self, Edits, IcmpError},
     ip::{self, Ip, kind},
+    martian,
     masquerade::masquerade,
     network,
     outcome::{Action, Outcome},

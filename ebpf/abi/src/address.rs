@@ -37,9 +37,15 @@ pub trait Address: Copy + Eq + Default {
     /// Whether it is never one host beyond this link: a link-local, loopback, group, broadcast or unspecified address.
     fn is_local_scope(self) -> bool;
 
-    /// Whether it is an IPv4 address that means the namespace itself (RFC 1122, 3.2.1.3). IPv6's is none, since node
-    /// ports do not belong to it.
+    /// Whether it means the network namespace itself (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3).
     fn is_loopback(self) -> bool;
+
+    /// Whether node ports belong to it as they do to the node's own address: IPv4's loopback addresses, as kube-proxy has
+    /// it.
+    #[inline(always)]
+    fn has_node_ports(self) -> bool {
+        !Self::IS_V6 && self.is_loopback()
+    }
 
     /// As an IPv6 socket sees it: IPv4 addresses as IPv4-mapped ones (RFC 4291, 2.5.5.2).
     fn mapped(self) -> V6;
@@ -184,7 +190,7 @@ impl Address for V6 {
 
     #[inline(always)]
     fn is_loopback(self) -> bool {
-        false
+        self.0[0] == 0 && self.0[1] == 1_u64.to_be()
     }
 
     #[inline(always)]
@@ -208,6 +214,10 @@ mod tests {
             assert_eq!(plain.mapped(), plain);
         }
         assert!(V4::from_octets([127, 3, 2, 1]).is_loopback());
-        assert!(!address.is_loopback() && !V6([0, 1 << 56]).is_loopback());
+        assert!(!address.is_loopback() && !address.has_node_ports());
+        let loopback = V6([0, 1 << 56]);
+        assert!(loopback.is_loopback() && !loopback.has_node_ports());
+        assert!(!V6::default().is_loopback() && !V6([1, 1 << 56]).is_loopback());
+        assert!(V4::from_octets([127, 0, 0, 1]).has_node_ports());
     }
 }

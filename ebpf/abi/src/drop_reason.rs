@@ -53,6 +53,7 @@ reasons! {
         SpoofedSource = "spoofed_source", "A pod sent with a source address that is not its own.";
         TunnelStranger = "tunnel_stranger", "Someone who is no node of the cluster sent a packet to the tunnel between the nodes.";
         TooBig = "too_big", "A packet did not fit into the uplink with its outer header: the client got an ICMP error that says how long it may be.";
+        Martian = "martian", "A packet came over a wire, or was to leave by one, with a loopback address as its source or destination.";
         RefusalFailed = "refusal_failed", "A reset or an ICMP error could not be made from the packet.";
     }
 }

@@ -54,6 +54,7 @@ pub mod hit;
 pub mod icmp;
 pub mod ip;
 pub mod layout;
+pub mod martian;
 pub mod masquerade;
 pub mod namespace;
 pub mod network;
@@ -81,4 +82,4 @@ pub mod too_big;
 pub mod tunnel;
 
 /// The version of every layout in this crate, kept in the first word of the node's configuration.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

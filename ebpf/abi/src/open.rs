@@ -76,8 +76,10 @@ pub fn choose_for<A: Address, T: Tables<A>>(
     tables: &T,
 ) -> Outcome {
     let key = knocked_at(packet, hook, tables);
-    // A process that speaks from a loopback address is a client with the node's.
+    // A process that speaks from a loopback address is a client with the node's. One that speaks to a loopback address is
+    // given a port, too, so that the flow table has no loopback address: what is on a wire finds no such flow there.
     let is_loopback = hook.is_node() && packet.source.is_loopback();
+    let takes_port = is_loopback || hook.is_node() && packet.destination.is_loopback();
     let client = if is_loopback {
         tables.node_address()
     } else {
@@ -93,7 +95,7 @@ pub fn choose_for<A: Address, T: Tables<A>>(
     let itself = backend.is_at(packet.source, backend.port);
     let keeps_source = backend.delivery != delivery::NEIGHBOUR;
     let source_nat = itself
-        || is_loopback
+        || takes_port
         || (hook.is_uplink() && !keeps_source)
         || (hook == Hook::POD && is_beyond(backend, tables));
     if hook.is_transit_only() && !is_transit(backend.delivery, source_nat) {
@@ -116,7 +118,7 @@ pub fn knocked_at<A: Address, T: Tables<A>>(
     hook: Hook,
     tables: &T,
 ) -> ServiceKey<A> {
-    let is_nodes = hook.is_node() && packet.destination.is_loopback()
+    let is_nodes = hook.is_node() && packet.destination.has_node_ports()
         || hook.is_tunnel() && tables.network(packet.destination) & kind::NODE != 0;
     let address = if is_nodes {
         tables.node_address()
@@ -126,10 +128,10 @@ pub fn knocked_at<A: Address, T: Tables<A>>(
     ServiceKey::new(address, packet.destination_port, packet.protocol)
 }
 
-/// Whether a service is concerned with a packet for an address. Loopback addresses have node ports alone.
+/// Whether a service is concerned with a packet for an address. IPv4's loopback addresses have node ports alone.
 #[inline(always)]
 pub fn is_concerned<A: Address>(service: &ServiceEntry, destination: A) -> bool {
-    !destination.is_loopback() || service.flags & flags::NODE_PORT != 0
+    !destination.has_node_ports() || service.flags & flags::NODE_PORT != 0
 }
 
 /// Whether a service is concerned, and if so a backend for a client's new flow: [`Outcome::rechoose`] with its id.

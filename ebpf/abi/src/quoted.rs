@@ -10,7 +10,7 @@ use crate::{
     masquerade::{self, WORLD},
     outcome::Outcome,
     parse::Packet,
-    reply::is_sender,
+    reply::{is_nodes, is_sender},
     rewrite::Rewrite,
     source_nat,
     tables::{Stages, Tables},
@@ -155,9 +155,11 @@ fn to_client<A: Address, T: Tables<A>>(
     rewrite.destination_port = meta.ports().client;
     // The slot may have been given to another flow since it matched.
     if meta.is_same_flow(bucket.meta(slot)) {
-        let client = rewrite.destination;
-        Outcome::reply(meta.backend())
-            .to_node_if(client == tables.node_address() || client.is_loopback())
+        Outcome::reply(meta.backend()).to_node_if(is_nodes(
+            rewrite.destination,
+            rewrite.source,
+            tables,
+        ))
     } else {
         Outcome::UNKNOWN
     }

@@ -95,6 +95,12 @@ pub fn is_sender<A: Address, T: Tables<A>>(packet: &Packet<A>, backend: u32, tab
     }
 }
 
+/// Whether a flow's client is a process of the node itself: it has the node's address, or one of them is a loopback address.
+#[inline(always)]
+pub fn is_nodes<A: Address, T: Tables<A>>(client: A, frontend: A, tables: &T) -> bool {
+    client == tables.node_address() || client.is_loopback() || frontend.is_loopback()
+}
+
 /// Whether this node is only a gateway to the backend, so that the reply leaves where it came in.
 #[inline(always)]
 fn leaves_again<A: Address, T: Tables<A>>(backend: u32, tables: &T) -> bool {
@@ -129,8 +135,7 @@ fn settle<A: Address, T: Tables<A>>(
         packet.tcp_flags,
         tables.now(),
     );
-    let client = rewrite.destination;
     Outcome::reply(meta.backend())
         .ended_if(ended)
-        .to_node_if(client == tables.node_address() || client.is_loopback())
+        .to_node_if(is_nodes(rewrite.destination, rewrite.source, tables))
 }

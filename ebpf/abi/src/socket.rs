@@ -133,7 +133,7 @@ pub fn known_as<S: Sockets>(cookie: u64, backend: End, is_peer: bool, sockets: &
 fn choose<A: Address, T: Tables<A>>(wish: &Wish<A>, tables: &T) -> (Outcome, A) {
     let nobody = A::default();
     let mut key = ServiceKey::new(wish.address, wish.port, wish.protocol);
-    if wish.address.is_loopback() {
+    if wish.address.has_node_ports() {
         // A node port belongs to the node's loopback addresses too, as kube-proxy has it.
         if wish.netns != tables.node_netns() {
             return (Outcome::PASS, nobody);

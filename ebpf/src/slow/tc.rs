@@ -27,43 +27,51 @@ use crate::{
 /// Routes a packet that another program has handed over.
 #[inline(always)]
 pub fn handle(context: &TcContext) -> i32 {
-    let hook = skb::left_hook(context);
     if !skb::pull(context, ip::HEADERS) {
         return PASS;
     }
     let verdict = match skb::frame(context).u16(field::ETHER_TYPE).map(Be16) {
-        Some(ETHER_V4) => family::<V4>(context, hook),
-        Some(ETHER_V6) => family::<V6>(context, hook),
+        Some(ETHER_V4) => family::<V4>(context),
+        Some(ETHER_V6) => family::<V6>(context),
         _ => return PASS,
     };
     tc::settle(verdict)
 }
 
 #[inline(never)]
-fn family<A: Family + Watched>(context: &TcContext, hook: Hook) -> Result<i32, DropReason>
+fn family<A: Family + Watched>(context: &TcContext) -> Result<i32, DropReason>
 where
     Maps: Stages<A>,
 {
     let (Some(config), Some(slow)) = (maps::config(), A::slow()) else {
         return Ok(PASS);
     };
-    if hook == Hook::POD
-        && let Some(ends) = A::ends(skb::frame(context))
-    {
-        tc::check_sender(context, ends)?;
+    if let Some(ends) = A::ends(skb::frame(context)) {
+        tc::admit(context, ends, skb::left_hook(context))?;
     }
     let maps = Maps { config };
-    match read(context, slow) {
+    let kind = read(context, slow);
+    let hook = skb::left_hook(context);
+    match kind {
         kind::PACKET => {
             slow.rewrite = Rewrite::unchanged(&slow.packet);
             tc::forward::<A, true>(context, &slow.packet, &mut slow.rewrite, hook, maps)
         }
         kind::FOLLOWS => {
             count::event(Event::FragmentUnknown.index());
-            Ok(PASS)
+            pass::<A>(context, hook)
         }
         kind::ERROR => error(context, slow, hook, maps),
-        _ => Ok(PASS),
+        _ => pass::<A>(context, hook),
+    }
+}
+
+/// Leaves to whoever comes next what no flow is concerned with.
+#[inline(always)]
+fn pass<A: Family>(context: &TcContext, hook: Hook) -> Result<i32, DropReason> {
+    match A::ends(skb::frame(context)) {
+        Some(ends) => tc::pass(context, ends, hook),
+        None => Ok(PASS),
     }
 }
 
@@ -122,7 +130,7 @@ where
             translate(context, slow)?;
             tc::give_back(context, slow.rewrite.destination, (outcome, hook), config)
         }
-        _ => Ok(PASS),
+        _ => pass::<A>(context, hook),
     }
 }
 

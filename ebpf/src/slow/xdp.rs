@@ -11,12 +11,13 @@ use portolan_abi::{
     config::NodeConfig,
     drop_reason::{DropReason, Event},
     ip::kind,
+    martian,
     open::is_transit,
     outcome::Action,
     parse::{Bytes, ETHER_V4, ETHER_V6, field},
     quoted, refusal,
     rewrite::Rewrite,
-    tables::Stages,
+    tables::{Hook, Stages},
 };
 
 use crate::{
@@ -45,6 +46,11 @@ where
     let (Some(config), Some(slow)) = (maps::config(), A::slow()) else {
         return XDP_PASS;
     };
+    if let Some(ends) = A::ends(xdp::headers(context))
+        && !martian::may_arrive(ends, Hook::TRANSIT)
+    {
+        return uplink::drop_martian();
+    }
     match read(context, slow) {
         kind::PACKET => {
             slow.rewrite = Rewrite::unchanged(&slow.packet);

@@ -44,21 +44,24 @@ impl Model {
     where
         for<'a> &'a Self: Stages<A>,
     {
-        if hook == Hook::POD
-            && let Some(ends) = A::ends(frame.as_slice())
-            && !self.may_send::<A>(ends)
-        {
-            self.dropped(DropReason::SpoofedSource.index());
-            return TC_DROP;
+        if let Some(ends) = A::ends(frame.as_slice()) {
+            if hook == Hook::POD && !self.may_send::<A>(ends) {
+                self.dropped(DropReason::SpoofedSource.index());
+                return TC_DROP;
+            }
+            if !martian::may_arrive(ends, hook) {
+                self.dropped(DropReason::Martian.index());
+                return TC_DROP;
+            }
         }
         let packet = match self.read::<A>(frame) {
             Read::Packet(packet) => packet,
             Read::Error(packet, error) => return self.tcx_error(frame, (&packet, &error), hook),
             Read::Follows => {
                 self.event(Event::FragmentUnknown.index());
-                return TC_PASS;
+                return self.pass::<A>(frame, hook);
             }
-            Read::Foreign => return TC_PASS,
+            Read::Foreign => return self.pass::<A>(frame, hook),
         };
         let mut rewrite = Rewrite::default();
         let outcome = route(&packet, hook, &self, &mut rewrite);
@@ -89,7 +92,7 @@ impl Model {
                 self.dropped(outcome.reason());
                 TC_DROP
             }
-            _ if hook.is_node() => TC_PASS,
+            _ if hook.is_node() => self.pass::<A>(frame, hook),
             Action::Pass | Action::Unknown | Action::Rechoose => {
                 match A::pod(&self.tables, packet.destination) {
                     Some(pod) if !packet.is_expired() => {
@@ -101,6 +104,15 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Leaves a packet to the stack. Runs of the node's own program are at the uplink, never at the loopback interface.
+    fn pass<A: Family>(&self, frame: &[u8], hook: Hook) -> i32 {
+        if hook.is_node() && A::ends(frame).is_some_and(|ends| !martian::may_leave(ends)) {
+            self.dropped(DropReason::Martian.index());
+            return TC_DROP;
+        }
+        TC_PASS
     }
 
     /// What a pod sends beyond the cluster.
@@ -217,7 +229,7 @@ impl Model {
         let mut rewrite = Rewrite::default();
         let outcome = quoted::find(&error.about, &self, &mut rewrite);
         if !matches!(outcome.action(), Action::Forward | Action::Reply) {
-            return TC_PASS;
+            return self.pass::<A>(frame, hook);
         }
         let backend = self.backend(outcome.number());
         if let Some(backend) = backend

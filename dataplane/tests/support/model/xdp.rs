@@ -20,6 +20,12 @@ impl Model {
     where
         for<'a> &'a Self: Stages<A>,
     {
+        if let Some(ends) = A::ends(frame.as_slice())
+            && !martian::may_arrive(ends, Hook::TRANSIT)
+        {
+            self.dropped(DropReason::Martian.index());
+            return XDP_DROP;
+        }
         let packet = match self.read::<A>(frame) {
             // Only tcx tells echoes from other messages.
             Read::Packet(packet) if packet.protocol == protocol::ICMP => return XDP_PASS,
