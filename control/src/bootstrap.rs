@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::api::rbac::policy;
 use crate::api::{Api, Caller, ObjectKey, ResourceId, Status, WriteOptions};
 use crate::cli::Serve;
-use crate::resource::rows::{ENDPOINT_SLICES, NAMESPACES, SERVICES};
+use crate::resource::kinds::priorities::system_classes;
+use crate::resource::rows::{ENDPOINT_SLICES, NAMESPACES, PRIORITY_CLASSES, SERVICES};
 
 const COMPONENT: &str = "apiserver";
 const NAMES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -108,6 +109,9 @@ async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
     }
     for (resource, object) in policy::objects() {
         create(api, resource, None, object).await?;
+    }
+    for class in system_classes() {
+        create(api, PRIORITY_CLASSES, None, class).await?;
     }
     create(api, SERVICES, Some("default"), service(cluster)).await?;
     create(api, SERVICES, Some("kube-system"), name_server(cluster)).await?;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::allocation::admission::ServiceAdmission;
 use crate::allocation::{Allocations, Ranges};
 use crate::api::account::AccountAdmission;
+use crate::api::classes::ClassAdmission;
 use crate::api::engine::{self, Engine};
 use crate::api::{Api, Status};
 use crate::bootstrap::{self, Cluster};
@@ -155,6 +156,7 @@ impl Plane {
         let admissions = vec![
             ServiceAdmission::new(Arc::clone(&allocations)) as _,
             AccountAdmission::new(Arc::clone(&store)) as _,
+            ClassAdmission::new(Arc::clone(&store)) as _,
         ];
         let engine = Engine::start_with(Arc::clone(&store), admissions, Some(root)).await?;
         let api: Arc<dyn Api> = Arc::clone(&engine.engine) as _;

@@ -9,7 +9,8 @@ use super::rbac::Action;
 use super::watch::Scope;
 use super::{Caller, ObjectKey, Status};
 use crate::resource::rows::{
-    CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+    CONFIG_MAPS, ENDPOINT_SLICES, EVENTS, LEASES, NODES, PERSISTENT_VOLUMES, PODS, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, VOLUME_CLAIMS,
 };
 use crate::resource::{Resource, Verb};
 
@@ -166,8 +167,13 @@ impl Engine {
         if id == SERVICE_ACCOUNTS && request.subresource == Some("token") {
             return verb == Create && self.a_pod_needs(node, request);
         }
-        if id == SECRETS || id == CONFIG_MAPS || id == SERVICE_ACCOUNTS {
-            return verb == Get && self.a_pod_needs(node, request);
+        if [SECRETS, CONFIG_MAPS, SERVICE_ACCOUNTS, VOLUME_CLAIMS].contains(&id) {
+            let whole = request.subresource.is_none();
+            return whole && verb == Get && self.a_pod_needs(node, request);
+        }
+        if id == PERSISTENT_VOLUMES {
+            let whole = request.subresource.is_none();
+            return whole && verb == Get && self.a_claim_is_bound(node, request);
         }
         false
     }
@@ -198,6 +204,40 @@ impl Engine {
             .iter()
             .filter(|(_, pod)| meta::text(&pod.value, &["spec", "nodeName"]) == node)
             .any(|(_, pod)| refers_to(&pod.value["spec"], plural, name))
+    }
+
+    /// Whether a pod on the node uses a claim that is bound to the volume.
+    fn a_claim_is_bound(&self, node: &str, request: &Request<'_>) -> bool {
+        let (Some(name), Ok(volumes), Ok(claims)) = (
+            request.name,
+            self.row(PERSISTENT_VOLUMES),
+            self.row(VOLUME_CLAIMS),
+        ) else {
+            return false;
+        };
+        let volume = ObjectKey {
+            namespace: None,
+            name: name.to_owned(),
+        };
+        let Some(volume) = self.cached(volumes, &volume) else {
+            return false;
+        };
+        let claim = &volume.value["spec"]["claimRef"];
+        let key = ObjectKey {
+            namespace: Some(meta::text(claim, &["namespace"]).to_owned()),
+            name: meta::text(claim, &["name"]).to_owned(),
+        };
+        let is_bound = self
+            .cached(claims, &key)
+            .is_some_and(|claim| meta::text(&claim.value, &["spec", "volumeName"]) == name);
+        let of_claim = Request {
+            row: claims,
+            verb: Verb::Get,
+            namespace: key.namespace.as_deref(),
+            name: Some(&key.name),
+            subresource: None,
+        };
+        is_bound && self.a_pod_needs(node, &of_claim)
     }
 
     /// A node's agent makes only its own Node and Lease.
@@ -235,6 +275,7 @@ fn refers_to(spec: &Value, plural: &str, name: &str) -> bool {
             "imagePullSecrets",
         ],
         "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
+        "persistentvolumeclaims" => &["claimName"],
         _ => &["serviceAccountName"],
     };
     match spec {

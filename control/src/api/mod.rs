@@ -14,6 +14,7 @@ pub mod admission;
 mod apply;
 mod authorize;
 mod cache;
+pub mod classes;
 mod create;
 mod delete;
 pub mod engine;

@@ -164,10 +164,12 @@ impl Informers {
         }
     }
 
-    /// Completes when pods and nodes are known, which is all that the scheduler waits for.
-    pub async fn pods_and_nodes_synced(&self) {
+    /// Completes when everything is known that the scheduler goes by.
+    pub async fn scheduling_synced(&self) {
         self.pods.synced().await;
         self.nodes.synced().await;
+        self.namespaces.synced().await;
+        self.disruption_budgets.synced().await;
     }
 
     /// Completes when each has its first list.

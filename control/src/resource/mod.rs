@@ -12,7 +12,7 @@ use crate::api::reviews::Question;
 
 pub mod columns;
 pub mod faults;
-mod kinds;
+pub mod kinds;
 mod metadata;
 pub mod names;
 pub mod quantity;

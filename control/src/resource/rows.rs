@@ -19,8 +19,10 @@ use super::kinds::{budgets, config, events, leases, namespaces, nodes, pods, ser
 mod access;
 mod batch;
 mod metrics;
+mod storage;
 
 pub use access::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
+pub use storage::{PERSISTENT_VOLUMES, PRIORITY_CLASSES, STORAGE_CLASSES, VOLUME_CLAIMS};
 
 use super::schema::Builder;
 use super::{ALL_VERBS, Behaviour, Generation, NameRule, Resource, Subresource, Verb};
@@ -167,11 +169,13 @@ pub fn all(builder: &mut Builder) -> Vec<Resource> {
     builder.add::<Scale>();
     builder.add::<TokenRequest>();
     let mut rows = core(builder);
+    rows.extend(storage::core(builder));
     rows.extend(core_of_pods(builder));
     rows.extend(apps(builder));
     rows.extend(batch::rows(builder));
     rows.extend(access::rows(builder));
     rows.extend(others(builder));
+    rows.extend(storage::others(builder));
     rows.extend(metrics::rows(builder));
     rows
 }

@@ -10,7 +10,10 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use super::quantity;
+use super::{
+    quantity,
+    terms::{Labels, Wishes},
+};
 use crate::{
     api::ObjectKey,
     controllers::{cache::key_of, meta, pods},
@@ -112,6 +115,20 @@ pub struct Demand {
     pub host_ports: Vec<HostPort>,
     /// The uid of its controller; pods of one controller are spread out.
     pub owner: Option<String>,
+    /// metadata.labels.
+    pub labels: Labels,
+    /// What it asks about other pods.
+    pub wishes: Wishes,
+    /// The claims of volumes that it uses, in its namespace.
+    pub claims: Vec<String>,
+    /// Whether it is on its way out.
+    pub is_terminating: bool,
+    /// Since when it runs.
+    pub started: Option<Timestamp>,
+    /// Whether pods of lower priority may have to make way for it.
+    pub may_preempt: bool,
+    /// The node where others made way for it.
+    pub nominated: Option<String>,
 }
 
 /// What a pod without a CPU request is taken to need when nodes are compared, in thousandths.
@@ -124,6 +141,7 @@ impl Demand {
     pub fn of(pod: &Pod) -> Self {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let status = pod.status.as_ref();
         let amounts = amounts(spec);
         let or = |amount: i64, assumed: i64| if amount == 0 { assumed } else { amount };
         let node_affinity = spec
@@ -158,7 +176,27 @@ impl Demand {
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             host_ports: host_ports(spec),
             owner: meta::controller_of(&pod.metadata).map(|owner| owner.uid.clone()),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            wishes: Wishes::of(pod, spec),
+            claims: claims(pod, spec),
+            is_terminating: meta::is_terminating(&pod.metadata),
+            started: status
+                .and_then(|status| status.start_time.as_ref())
+                .map(|time| time.0),
+            may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
+            nominated: status
+                .and_then(|status| status.nominated_node_name.clone())
+                .filter(|node| !node.is_empty()),
         }
+    }
+
+    /// Whether a reading of the same pod, which has a node, counts for the same.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && self.labels == other.labels
+            && self.is_terminating == other.is_terminating
+            && self.amounts == other.amounts
+            && self.started == other.started
     }
 }
 
@@ -202,6 +240,19 @@ fn amounts(spec: &PodSpec) -> Amounts {
     together.raise_to(&most);
     together.add(&Amounts::of(spec.overhead.as_ref()));
     together
+}
+
+/// The claims that a pod names, and those that are made for it alone.
+fn claims(pod: &Pod, spec: &PodSpec) -> Vec<String> {
+    let volumes = spec.volumes.iter().flatten();
+    let claims = volumes.filter_map(|volume| {
+        let own = || format!("{}-{}", meta::name(&pod.metadata), volume.name);
+        let named = volume.persistent_volume_claim.as_ref();
+        named
+            .map(|claim| claim.claim_name.clone())
+            .or_else(|| volume.ephemeral.as_ref().map(|_| own()))
+    });
+    claims.collect()
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {

@@ -1,13 +1,40 @@
 //! Whether a node will do for a pod, whatever room is left on it: taints, selectors, affinity.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
-use super::{demand::Demand, snapshot::NodeState};
+use super::{demand::Demand, nodes::NodeState};
 
-/// Why a node will not do, in Kubernetes' words; `None` when it will.
-pub fn refusal(demand: &Demand, node: &NodeState) -> Option<String> {
+/// Why a node will not do, in Kubernetes' words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refusal {
+    /// "node(s) were unschedulable".
+    pub reason: Cow<'static, str>,
+    /// Whether it stays so whichever pods leave the node.
+    pub is_final: bool,
+}
+
+impl Refusal {
+    /// Nothing that pods do there changes it.
+    pub const fn lasting(reason: &'static str) -> Self {
+        Self {
+            reason: Cow::Borrowed(reason),
+            is_final: true,
+        }
+    }
+
+    /// It may change when pods leave.
+    pub const fn passing(reason: &'static str) -> Self {
+        Self {
+            reason: Cow::Borrowed(reason),
+            is_final: false,
+        }
+    }
+}
+
+/// Why a node will not do, whatever room there is; `None` when it will.
+pub fn refusal(demand: &Demand, node: &NodeState) -> Option<Refusal> {
     if node.unschedulable {
         let cordoned = Taint {
             key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -15,22 +42,34 @@ pub fn refusal(demand: &Demand, node: &NodeState) -> Option<String> {
             ..Taint::default()
         };
         if !is_tolerated(&cordoned, &demand.tolerations) {
-            return Some("node(s) were unschedulable".to_owned());
+            return Some(Refusal::lasting("node(s) were unschedulable"));
         }
     }
-    let keeps_out = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-    let untolerated = node
-        .taints
-        .iter()
-        .filter(keeps_out)
-        .find(|taint| !is_tolerated(taint, &demand.tolerations));
-    if let Some(taint) = untolerated {
+    if let Some(taint) = untolerated(demand, node) {
         let value = taint.value.as_deref().unwrap_or_default();
-        return Some(format!(
-            "node(s) had untolerated taint {{{}: {value}}}",
-            taint.key
+        let reason = format!("node(s) had untolerated taint {{{}: {value}}}", taint.key);
+        return Some(Refusal {
+            reason: Cow::Owned(reason),
+            is_final: true,
+        });
+    }
+    if !is_selected(demand, node) {
+        return Some(Refusal::lasting(
+            "node(s) didn't match Pod's node affinity/selector",
         ));
     }
+    None
+}
+
+/// A taint that keeps a pod out.
+pub fn untolerated<'a>(demand: &Demand, node: &'a NodeState) -> Option<&'a Taint> {
+    let keeps_out = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    let mut taints = node.taints.iter().filter(keeps_out);
+    taints.find(|taint| !is_tolerated(taint, &demand.tolerations))
+}
+
+/// Whether a pod's node selector and required affinity allow a node.
+pub fn is_selected(demand: &Demand, node: &NodeState) -> bool {
     let selected = demand
         .node_selector
         .iter()
@@ -39,10 +78,7 @@ pub fn refusal(demand: &Demand, node: &NodeState) -> Option<String> {
         .required
         .as_ref()
         .is_none_or(|terms| terms.iter().any(|term| matches(term, node)));
-    if !(selected && required) {
-        return Some("node(s) didn't match Pod's node affinity/selector".to_owned());
-    }
-    None
+    selected && required
 }
 
 /// Whether one of the tolerations bears a taint.

@@ -8,61 +8,55 @@
 //! fits nowhere says so in its `PodScheduled` condition and an event, and waits for a change that might help it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::{
-    api::ObjectKey,
-    controllers::{
-        Context, cache::Change, client::Client, clock, events::Recorder, meta, pods,
-        queue::Backoff, worker::chain,
-    },
+use crate::api::ObjectKey;
+use crate::controllers::{
+    Context, cache::Change, client::Client, clock, events::Recorder, meta, queue::Backoff,
+    worker::chain,
 };
 
+pub mod budgets;
 pub mod demand;
 pub mod filter;
+pub mod geography;
+pub mod ledger;
+pub mod nodes;
 mod plan;
+pub mod preempt;
 pub mod quantity;
 mod report;
+mod round;
+mod score;
 pub mod snapshot;
+mod standing;
+mod state;
+pub mod terms;
 #[cfg(test)]
 mod tests;
+pub mod topology;
 
-pub use plan::{Misfit, Plan, Policy, plan};
+pub use plan::{Misfit, Plan, Policy, Refusals, plan};
 
 use demand::Demand;
-use snapshot::Snapshot;
+use preempt::Preemption;
+use state::State;
 
 /// How many bindings are on their way at the same time.
 const BINDINGS: usize = 64;
 /// A pod that fits nowhere is looked at again after this time even if nothing seems to have changed.
 const FLUSH: Duration = Duration::from_mins(5);
-
-/// A pod that waits for something other than its turn.
-struct Parked {
-    demand: Arc<Demand>,
-    /// Not before this time, whatever changes.
-    until: Timestamp,
-    /// At this time even if nothing changes.
-    flush: Timestamp,
-}
-
-#[derive(Default)]
-struct State {
-    snapshot: Snapshot,
-    parked: HashMap<ObjectKey, Parked>,
-    /// Keys of parked pods that a change may have helped, by when they may be tried.
-    ripening: BTreeSet<(Timestamp, ObjectKey)>,
-    attempts: HashMap<ObjectKey, u32>,
-}
 
 /// See the file's front page.
 pub struct Scheduler {
@@ -105,6 +99,16 @@ impl Scheduler {
             .informers
             .nodes
             .on_change(move |change| of_nodes.node_changed(change));
+        let of_namespaces = Arc::clone(&scheduler);
+        context
+            .informers
+            .namespaces
+            .on_change(move |change| of_namespaces.namespace_changed(change));
+        let of_budgets = Arc::clone(&scheduler);
+        context
+            .informers
+            .disruption_budgets
+            .on_change(move |change| of_budgets.budget_changed(change));
         scheduler
     }
 
@@ -145,9 +149,32 @@ impl Scheduler {
         self.wake.notify_one();
     }
 
+    fn namespace_changed(&self, change: &Change<Namespace>) {
+        let Some(key) = change.key() else { return };
+        let now = self.now();
+        let mut state = self.lock();
+        let labels = change
+            .new
+            .as_ref()
+            .map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+        state.snapshot.set_namespace(&key.name, labels.as_ref());
+        state.ripen_all(now);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn budget_changed(&self, change: &Change<PodDisruptionBudget>) {
+        let Some(key) = change.key() else { return };
+        let mut state = self.lock();
+        match &change.new {
+            Some(budget) => state.snapshot.set_budget(budget),
+            None => state.snapshot.remove_budget(&key),
+        }
+    }
+
     /// Schedules until shut down.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let synced = self.context.informers.pods_and_nodes_synced();
+        let synced = self.context.informers.scheduling_synced();
         if shutdown.run_until_cancelled(synced).await.is_none() {
             return;
         }
@@ -192,6 +219,9 @@ impl Scheduler {
         for (demand, node) in &plan.placements {
             state.snapshot.place(demand, node);
         }
+        for preemption in &plan.preemptions {
+            state.make_way(preemption);
+        }
         for (demand, _) in &plan.misfits {
             let until = self.next_try(&mut state, demand, now);
             state.park(demand, until, clock::after(now, FLUSH));
@@ -203,8 +233,16 @@ impl Scheduler {
             writes.spawn(async move { scheduler.bind(&demand, &node).await });
         }
         for (demand, misfit) in plan.misfits {
-            let scheduler = Arc::clone(self);
-            writes.spawn(async move { scheduler.say_misfit(&demand, &misfit).await });
+            let mut preemptions = plan.preemptions.iter();
+            let found = preemptions.find(|one| one.demand.key == demand.key);
+            let (scheduler, preemption) = (Arc::clone(self), found.cloned());
+            writes.spawn(async move {
+                let node = preemption.as_ref().map(|one| one.node.as_str());
+                scheduler.say_misfit(&demand, &misfit, node).await;
+                if let Some(preemption) = &preemption {
+                    scheduler.preempt(preemption).await;
+                }
+            });
         }
         is_done
     }
@@ -235,6 +273,35 @@ impl Scheduler {
         }
     }
 
+    /// Has pods make way: each ends as gracefully as if a user had deleted it.
+    async fn preempt(&self, preemption: &Preemption) {
+        for victim in &preemption.victims {
+            // One that is on its way out already needs no push.
+            let cached = self.context.informers.pods.cache().get(&victim.key);
+            if cached.is_some_and(|pod| meta::is_terminating(&pod.metadata)) {
+                continue;
+            }
+            if let Err(error) = self.evict(victim, preemption).await {
+                let cause = chain(&error);
+                warn!(pod = ?victim.key, for_pod = ?preemption.demand.key, cause, "can't preempt");
+                self.show_again(&victim.key);
+            }
+        }
+    }
+
+    /// What was assumed of a pod did not come true: what its object shows is true.
+    fn show_again(&self, key: &ObjectKey) {
+        let now = self.now();
+        let pod = self.context.informers.pods.cache().get(key);
+        let mut state = self.lock();
+        match pod {
+            Some(pod) => state.show_pod(&pod, key, &self.policy.name, now),
+            None => state.forget(key, now),
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// A pod that was counted as placed was not: it waits again, unless the cache knows better.
     fn take_back(&self, demand: &Arc<Demand>, failed: bool) {
         let now = self.now();
@@ -254,102 +321,4 @@ impl Scheduler {
         drop(state);
         self.wake.notify_one();
     }
-}
-
-impl State {
-    /// Takes in what a pod's object shows.
-    fn show_pod(&mut self, pod: &Pod, key: &ObjectKey, scheduler: &str, now: Timestamp) {
-        if let Some(node) = pods::node(pod) {
-            self.parked.remove(key);
-            self.attempts.remove(key);
-            self.snapshot.remove_pending(key);
-            if demand::takes_room(pod) {
-                self.snapshot.place(&Arc::new(Demand::of(pod)), node);
-            } else if self.snapshot.unplace(key) {
-                self.ripen_all(now);
-            }
-            return;
-        }
-        if !demand::waits(pod, scheduler) {
-            self.forget(key, now);
-            return;
-        }
-        let demand = Arc::new(Demand::of(pod));
-        // Its binding may be on its way; then the object is only older than the decision.
-        if self.snapshot.is_placed(&demand) {
-            return;
-        }
-        self.snapshot.unplace(key);
-        match self.parked.get_mut(key) {
-            // Its own status is no reason to try again; its spec is.
-            Some(parked) if parked.demand.uid == demand.uid && same(&parked.demand, &demand) => {}
-            Some(_) => {
-                self.parked.remove(key);
-                self.snapshot.add_pending(demand);
-            }
-            None => self.snapshot.add_pending(demand),
-        }
-    }
-
-    fn forget(&mut self, key: &ObjectKey, now: Timestamp) {
-        self.parked.remove(key);
-        self.attempts.remove(key);
-        self.snapshot.remove_pending(key);
-        if self.snapshot.unplace(key) {
-            self.ripen_all(now);
-        }
-    }
-
-    fn park(&mut self, demand: &Arc<Demand>, until: Timestamp, flush: Timestamp) {
-        self.snapshot.remove_pending(&demand.key);
-        self.ripening.insert((flush, demand.key.clone()));
-        let parked = Parked {
-            demand: Arc::clone(demand),
-            until,
-            flush,
-        };
-        self.parked.insert(demand.key.clone(), parked);
-    }
-
-    /// Something changed that may help any pod that fits nowhere.
-    fn ripen_all(&mut self, now: Timestamp) {
-        for (key, parked) in &mut self.parked {
-            let when = parked.until.max(now);
-            if parked.flush > when {
-                parked.flush = when;
-                self.ripening.insert((when, key.clone()));
-            }
-        }
-    }
-
-    /// Pods whose time has come wait for their turn again.
-    fn ripen_due(&mut self, now: Timestamp) {
-        while self.ripening.first().is_some_and(|(when, _)| *when <= now) {
-            let Some((when, key)) = self.ripening.pop_first() else {
-                return;
-            };
-            if self
-                .parked
-                .get(&key)
-                .is_some_and(|parked| parked.flush <= when)
-                && let Some(parked) = self.parked.remove(&key)
-            {
-                self.snapshot.add_pending(parked.demand);
-            }
-        }
-    }
-
-    fn next_due(&self) -> Option<Timestamp> {
-        self.ripening.first().map(|(when, _)| *when)
-    }
-}
-
-/// Whether two readings of a pod ask for the same.
-fn same(left: &Demand, right: &Demand) -> bool {
-    left.amounts == right.amounts
-        && left.node_selector == right.node_selector
-        && left.required == right.required
-        && left.tolerations == right.tolerations
-        && left.host_ports == right.host_ports
-        && left.priority == right.priority
 }

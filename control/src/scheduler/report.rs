@@ -1,17 +1,21 @@
 //! What users see of the scheduler: events, and the `PodScheduled` condition of a pod that fits nowhere.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Misfit, Scheduler, demand::Demand};
+use super::{Misfit, Scheduler, demand::Demand, preempt::Preemption};
 use crate::{
     api::PatchKind,
     controllers::{
+        client::Precondition,
         events::{Regarding, Severity, seconds},
         meta, pods,
         resources::PODS,
-        worker::chain,
+        worker::{Error, chain},
     },
 };
+
+/// Who says so.
+const COMPONENT: &str = "default-scheduler";
 
 fn regarding(demand: &Demand) -> Regarding {
     Regarding {
@@ -46,8 +50,8 @@ impl Scheduler {
         );
     }
 
-    /// Writes why a pod fits nowhere, once for each reason.
-    pub(super) async fn say_misfit(&self, demand: &Demand, misfit: &Misfit) {
+    /// Writes why a pod fits nowhere, once for each reason, and the node where others make way for it.
+    pub(super) async fn say_misfit(&self, demand: &Demand, misfit: &Misfit, node: Option<&str>) {
         let message = misfit.to_string();
         self.events.record(
             regarding(demand),
@@ -61,6 +65,9 @@ impl Scheduler {
         let is_said = pods::condition(&pod, "PodScheduled").is_some_and(|condition| {
             condition.status == "False" && condition.message.as_ref() == Some(&message)
         });
+        let status = pod.status.as_ref();
+        let nominated = status.and_then(|status| status.nominated_node_name.as_deref());
+        let is_said = is_said && (node.is_none() || node == nominated);
         if is_said || meta::uid(&pod.metadata) != demand.uid {
             return;
         }
@@ -68,7 +75,7 @@ impl Scheduler {
             .filter(|condition| condition.status == "False")
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map_or_else(|| self.context.clock.now(), |time| time.0);
-        let patch = json!({"metadata": {"uid": demand.uid}, "status": {"conditions": [{
+        let mut patch = json!({"metadata": {"uid": demand.uid}, "status": {"conditions": [{
             "type": "PodScheduled",
             "status": "False",
             "reason": "Unschedulable",
@@ -76,17 +83,10 @@ impl Scheduler {
             "lastProbeTime": null,
             "lastTransitionTime": seconds(since),
         }]}});
-        let patched = self
-            .client
-            .patch(
-                PODS,
-                &demand.key,
-                Some("status"),
-                PatchKind::Strategic,
-                patch,
-            )
-            .await;
-        match patched {
+        if let Some(node) = node {
+            patch["status"]["nominatedNodeName"] = json!(node);
+        }
+        match self.patch_status(demand, patch).await {
             Ok(_) => {}
             // It is gone, and so is the question.
             Err(error) if matches!(error.code(), Some(404 | 409)) => {}
@@ -94,5 +94,49 @@ impl Scheduler {
                 tracing::warn!(pod = ?demand.key, cause = chain(&error), "can't write why it waits");
             }
         }
+    }
+
+    async fn patch_status(&self, demand: &Demand, patch: Value) -> Result<Value, Error> {
+        let kind = PatchKind::Strategic;
+        self.client
+            .patch(PODS, &demand.key, Some("status"), kind, patch)
+            .await
+    }
+
+    /// Deletes a pod that makes way for another, and says so in its status and in an event.
+    pub(super) async fn evict(
+        &self,
+        victim: &Demand,
+        preemption: &Preemption,
+    ) -> Result<(), Error> {
+        let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": format!("{COMPONENT}: preempting to accommodate a higher priority pod"),
+            "lastProbeTime": null,
+            "lastTransitionTime": seconds(self.context.clock.now()),
+        }]}});
+        match self.patch_status(victim, patch).await {
+            Ok(_) => {}
+            // It is gone, or another has its name now.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let precondition = Precondition {
+            uid: Some(victim.uid.clone()),
+            resource_version: None,
+        };
+        self.client
+            .delete(PODS, &victim.key, precondition, None, None)
+            .await?;
+        let (uid, node) = (&preemption.demand.uid, &preemption.node);
+        self.events.record(
+            regarding(victim),
+            Severity::Normal,
+            "Preempted",
+            format!("Preempted by pod {uid} on node {node}"),
+        );
+        Ok(())
     }
 }

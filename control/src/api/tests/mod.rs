@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::store::embedded::Embedded;
 
 mod admitting;
+mod classes;
 mod namespaces;
 mod reading;
 mod writing;
@@ -40,17 +41,20 @@ pub async fn cluster() -> Cluster {
 }
 
 pub async fn cluster_with(admissions: Vec<Arc<dyn Admission>>) -> Cluster {
-    cluster_of(admissions, None).await
+    cluster_of(|_| admissions, None).await
 }
 
-/// A cluster with the certificate that every namespace is to have.
-pub async fn cluster_of(admissions: Vec<Arc<dyn Admission>>, root: Option<String>) -> Cluster {
+/// A cluster whose admissions read its store, with the certificate that every namespace is to have.
+pub async fn cluster_of(
+    admissions: impl FnOnce(&Arc<dyn Store>) -> Vec<Arc<dyn Admission>>,
+    root: Option<String>,
+) -> Cluster {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Embedded::open(folder.path().join("store"))
         .await
         .expect("a store");
     let store: Arc<dyn Store> = Arc::new(store);
-    let running = Engine::start_with(store.clone(), admissions, root)
+    let running = Engine::start_with(store.clone(), admissions(&store), root)
         .await
         .expect("an engine");
     let cluster = Cluster {

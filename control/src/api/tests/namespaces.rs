@@ -33,7 +33,7 @@ async fn appears(
 
 #[tokio::test]
 async fn what_every_namespace_has_comes_back() {
-    let cluster = cluster_of(Vec::new(), Some("PEM".to_owned())).await;
+    let cluster = cluster_of(|_| Vec::new(), Some("PEM".to_owned())).await;
     for (resource, name) in [(SERVICE_ACCOUNTS, "default"), (CONFIG_MAPS, ROOT)] {
         let first = appears(&cluster, resource, name, |_| true).await;
         let options = DeleteOptions::default();
@@ -51,7 +51,7 @@ async fn what_every_namespace_has_comes_back() {
 
 #[tokio::test]
 async fn a_changed_certificate_is_set_right() {
-    let cluster = cluster_of(Vec::new(), Some("PEM".to_owned())).await;
+    let cluster = cluster_of(|_| Vec::new(), Some("PEM".to_owned())).await;
     let mut map = appears(&cluster, CONFIG_MAPS, ROOT, |_| true).await;
     map["data"] = json!({"ca.crt": "another's"});
     let options = WriteOptions::default();

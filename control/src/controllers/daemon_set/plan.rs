@@ -14,7 +14,7 @@ use k8s_openapi::{
 use super::super::revisions::HASH;
 use crate::{
     controllers::{meta, pods},
-    scheduler::{demand::Demand, filter, snapshot::NodeState},
+    scheduler::{demand::Demand, filter, nodes::NodeState},
 };
 
 /// What daemons bear that other pods need not: the conditions that their node's own workings have.

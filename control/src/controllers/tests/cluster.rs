@@ -17,6 +17,7 @@ use crate::{
     api::{
         Api, Caller, DeleteOptions, ListOptions, ObjectKey, PatchKind, ResourceId, Status,
         WatchEvent, WriteOptions,
+        classes::ClassAdmission,
         engine::{self, Engine},
     },
     scheduler::Policy,
@@ -66,8 +67,11 @@ impl Cluster {
             node_ports: 30000..=32767,
         };
         let allocations = Allocations::new(&store, &ranges, 1);
-        let admission = ServiceAdmission::new(Arc::clone(&allocations));
-        let engine = Engine::start(Arc::clone(&store), vec![admission])
+        let admissions = vec![
+            ServiceAdmission::new(Arc::clone(&allocations)) as _,
+            ClassAdmission::new(Arc::clone(&store)) as _,
+        ];
+        let engine = Engine::start(Arc::clone(&store), admissions)
             .await
             .expect("an engine");
         let mut cluster = Self {

@@ -32,6 +32,7 @@ mod clients;
 mod generators;
 mod kubectl;
 mod protocol;
+mod storage;
 mod streams;
 
 /// How long one question may take.

@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod pods;
 pub mod rbac;
 pub mod services;
+pub mod storage;
 pub mod workloads;
 
 /// What a cell shows that has no value.

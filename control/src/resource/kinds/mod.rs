@@ -9,9 +9,12 @@ pub mod leases;
 pub mod metrics;
 pub mod namespaces;
 pub mod nodes;
+pub mod persistent_volumes;
+mod placement_rules;
 mod pod_defaults;
 mod pod_rules;
 pub mod pods;
+pub mod priorities;
 mod probes;
 pub mod rbac;
 pub mod service_rules;
@@ -49,5 +52,7 @@ fn map_mut<'a>(
     fields.get_mut(field).and_then(Value::as_object_mut)
 }
 
+#[cfg(test)]
+mod storage_tests;
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ pub fn pod_only(spec: &mut Map<String, Value>) {
     }
 }
 
-/// What admission adds to a new pod: its account, its priority, how long it tolerates a lost node.
+/// What admission adds to a new pod: its account, and how long it tolerates a lost node.
 pub fn admitted(spec: &mut Map<String, Value>) {
     let account = spec
         .get("serviceAccountName")
@@ -64,8 +64,6 @@ pub fn admitted(spec: &mut Map<String, Value>) {
         .to_owned();
     spec.insert("serviceAccountName".to_owned(), json!(account));
     spec.insert("serviceAccount".to_owned(), json!(account));
-    fill(spec, "priority", 0);
-    fill(spec, "preemptionPolicy", "PreemptLowerPriority");
     let Some(tolerations) = spec
         .entry("tolerations")
         .or_insert_with(|| json!([]))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::metadata::NOT_NEGATIVE;
 use super::super::{Faults, Path, metadata, names};
 use super::pod_defaults::CONTAINER_LISTS;
-use super::{containers, volumes};
+use super::{containers, placement_rules, volumes};
 use crate::api::meta;
 use crate::routing::options;
 
@@ -88,6 +88,7 @@ pub fn spec(spec: &Value, path: &Path, faults: &mut Faults) {
         }
     }
     tolerations(spec, &path.child("tolerations"), faults);
+    placement_rules::validate(spec, path, faults);
 }
 
 /// A required text out of a fixed set.

@@ -14,7 +14,7 @@ fn with_row<T>(id: ResourceId, use_row: impl FnOnce(&Resource) -> T) -> T {
 }
 
 /// The faults of a new object.
-fn faults(id: ResourceId, mut object: Value) -> Vec<String> {
+pub fn faults(id: ResourceId, mut object: Value) -> Vec<String> {
     with_row(id, |row| {
         row.behaviour.default(&mut object);
         let mut faults = Faults::new();
@@ -24,7 +24,7 @@ fn faults(id: ResourceId, mut object: Value) -> Vec<String> {
 }
 
 /// The faults of a change.
-fn change_faults(id: ResourceId, old: &Value, new: &Value) -> Vec<String> {
+pub fn change_faults(id: ResourceId, old: &Value, new: &Value) -> Vec<String> {
     with_row(id, |row| {
         let mut faults = Faults::new();
         row.behaviour.validate_update(new, old, &mut faults);
@@ -40,7 +40,7 @@ fn lines(faults: Faults) -> Vec<String> {
         .collect()
 }
 
-fn set(mut object: Value, pointer: &str, value: Value) -> Value {
+pub fn set(mut object: Value, pointer: &str, value: Value) -> Value {
     let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
     let place = object.pointer_mut(parent).expect("the parent is there");
     match field.parse::<usize>() {

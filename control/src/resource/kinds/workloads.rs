@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::metadata;
 use super::super::{Behaviour, Column, Faults, Path, columns};
-use super::{fill, map_mut, pod_defaults, pod_rules};
+use super::placement_rules::label_selector;
+use super::{each_mut, fill, map_mut, persistent_volumes, pod_defaults, pod_rules};
 use crate::api::meta;
 use crate::api::selector::LabelSelector;
 
@@ -191,6 +192,20 @@ impl Behaviour for StatefulSets {
                 }
             }
         }
+        fill(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+        if let Some(policy) = map_mut(spec, "persistentVolumeClaimRetentionPolicy") {
+            fill(policy, "whenDeleted", "Retain");
+            fill(policy, "whenScaled", "Retain");
+        }
+        for claim in each_mut(spec, "volumeClaimTemplates") {
+            fill(claim, "apiVersion", "v1");
+            fill(claim, "kind", "PersistentVolumeClaim");
+            fill(claim, "spec", json!({}));
+            if let Some(wanted) = map_mut(claim, "spec") {
+                fill(wanted, "volumeMode", "Filesystem");
+            }
+            fill(claim, "status", json!({"phase": "Pending"}));
+        }
         template(spec);
     }
 
@@ -199,8 +214,12 @@ impl Behaviour for StatefulSets {
     }
 
     fn validate(&self, object: &Value, faults: &mut Faults) {
-        workload(object, "statefulset", faults);
+        // Containers mount the claims that are made for their pod as if its template had these volumes.
+        let mut with_claims = object.clone();
+        claims_as_volumes(&mut with_claims);
+        workload(&with_claims, "statefulset", faults);
         let (path, spec) = (Path::new("spec"), &object["spec"]);
+        claim_templates(spec, &path, faults);
         for field in [
             &["spec", "revisionHistoryLimit"][..],
             &["spec", "ordinals", "start"],
@@ -222,10 +241,6 @@ impl Behaviour for StatefulSets {
             if !known.contains(&text) {
                 faults.unsupported(&place, text, known);
             }
-        }
-        if !meta::list(spec, &["volumeClaimTemplates"]).is_empty() {
-            let why = "persistent volume claims are not served here";
-            faults.forbidden(&path.child("volumeClaimTemplates"), why);
         }
     }
 
@@ -253,6 +268,40 @@ impl Behaviour for StatefulSets {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         columns::workloads::stateful_set(object, now)
+    }
+}
+
+/// Adds the claims' volumes to the template's, in place of those that have the same names.
+fn claims_as_volumes(set: &mut Value) {
+    let claims: Vec<Value> = meta::list(set, &["spec", "volumeClaimTemplates"]).to_vec();
+    let Some(pod) = set.pointer_mut("/spec/template/spec") else {
+        return;
+    };
+    if claims.is_empty() || !pod.is_object() {
+        return;
+    }
+    let mut volumes = meta::list(pod, &["volumes"]).to_vec();
+    for claim in &claims {
+        let name = meta::name(claim);
+        volumes.retain(|volume| volume["name"] != name);
+        volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    }
+    pod["volumes"] = Value::from(volumes);
+}
+
+/// What is wrong with a stateful set's claims, and with what is to become of them.
+fn claim_templates(spec: &Value, path: &Path, faults: &mut Faults) {
+    let templates = meta::list(spec, &["volumeClaimTemplates"]);
+    for (at, claim) in templates.iter().enumerate() {
+        let path = path.child("volumeClaimTemplates").index(at).child("spec");
+        persistent_volumes::claim_spec(&claim["spec"], &path, faults);
+    }
+    let place = path.child("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        let text = meta::text(spec, &["persistentVolumeClaimRetentionPolicy", field]);
+        if !["Delete", "Retain"].contains(&text) {
+            faults.unsupported(&place.child(field), text, &["Delete", "Retain"]);
+        }
     }
 }
 
@@ -331,41 +380,6 @@ fn workload(object: &Value, noun: &str, faults: &mut Faults) {
     if matches!(policy, "Never" | "OnFailure") {
         let place = template_path.child("spec").child("restartPolicy");
         faults.unsupported(&place, policy, &["Always"]);
-    }
-}
-
-/// What is wrong with a label selector of a spec.
-fn label_selector(selector: &Value, path: &Path, faults: &mut Faults) {
-    metadata::labels(
-        selector.get("matchLabels"),
-        &path.child("matchLabels"),
-        faults,
-    );
-    for (at, expression) in meta::list(selector, &["matchExpressions"])
-        .iter()
-        .enumerate()
-    {
-        let path = path.child("matchExpressions").index(at);
-        let values = meta::list(expression, &["values"]);
-        match meta::text(expression, &["operator"]) {
-            "In" | "NotIn" if values.is_empty() => faults.required(
-                &path.child("values"),
-                "must be specified when `operator` is 'In' or 'NotIn'",
-            ),
-            "Exists" | "DoesNotExist" if !values.is_empty() => faults.forbidden(
-                &path.child("values"),
-                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-            ),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => faults.invalid_text(
-                &path.child("operator"),
-                other,
-                "not a valid selector operator",
-            ),
-        }
-        let key = meta::text(expression, &["key"]);
-        let found = super::super::names::qualified_name(key);
-        faults.invalid_each(&path.child("key"), key, &found);
     }
 }
 

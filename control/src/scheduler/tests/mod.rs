@@ -7,6 +7,13 @@ use serde_json::{Value, json};
 
 use super::{Policy, demand::Demand, plan, snapshot::Snapshot};
 
+mod preemption;
+mod wishes;
+
+/// How a misfit on one node ends where nobody matters less.
+const NO_VICTIMS: &str =
+    " preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.\n";
+
 fn node(name: &str, change: &Value) -> Node {
     let mut object = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
@@ -129,7 +136,7 @@ fn what_does_not_fit_says_why_node_by_node() {
         text(&snapshot),
         "big -> 0/5 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {dedicated: x}, \
          1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }, 1 node(s) were unschedulable, \
-         2 Insufficient cpu.\n"
+         2 Insufficient cpu. preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling.\n"
     );
     assert_eq!(
         {
@@ -150,7 +157,9 @@ fn room_is_counted_within_a_round_and_given_back_after() {
     wait(&mut snapshot, &pods);
     assert_eq!(
         text(&snapshot),
-        "a -> n1\nb -> n1\nc -> n1\nd -> n1\ne -> 0/1 nodes are available: 1 Insufficient cpu.\n"
+        "a -> n1\nb -> n1\nc -> n1\nd -> n1\ne -> 0/1 nodes are available: 1 Insufficient cpu."
+            .to_owned()
+            + NO_VICTIMS
     );
     for (demand, node) in plan(&snapshot, &Policy::default()).placements {
         snapshot.place(&demand, &node);
@@ -171,7 +180,7 @@ fn pods_of_a_node_that_is_not_known_yet_are_counted_when_it_comes() {
     wait(&mut snapshot, &[pod("a", &json!({}))]);
     assert_eq!(
         text(&snapshot),
-        "a -> 0/1 nodes are available: 1 Insufficient cpu.\n"
+        "a -> 0/1 nodes are available: 1 Insufficient cpu.".to_owned() + NO_VICTIMS
     );
     snapshot.remove_node("n1");
     snapshot.set_node(&node("n2", &json!({})));
@@ -227,8 +236,11 @@ fn selectors_affinity_tolerations_and_ports() {
         text(&snapshot),
         "a-selector -> n1\nb-required -> n3\nc-preferred -> n3\nd-tolerant -> n2\ne-port -> n1\n\
          f-port -> 0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, \
-         1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint {gpu: yes}.\n\
-         g-nowhere -> 0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.\n"
+         1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint {gpu: yes}. \
+         preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
+         2 Preemption is not helpful for scheduling.\n\
+         g-nowhere -> 0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. \
+         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.\n"
     );
 }
 
@@ -251,8 +263,10 @@ fn extended_resources_and_init_containers_count() {
     );
     assert_eq!(
         text(&snapshot),
-        "a -> n1\nc -> n1\nb -> 0/1 nodes are available: 1 Insufficient example.com/gpu.\n\
-         d -> 0/1 nodes are available: 1 Insufficient cpu.\n"
+        format!(
+            "a -> n1\nc -> n1\nb -> 0/1 nodes are available: 1 Insufficient example.com/gpu.{NO_VICTIMS}\
+             d -> 0/1 nodes are available: 1 Insufficient cpu.{NO_VICTIMS}"
+        )
     );
 }
 
@@ -271,7 +285,7 @@ fn priority_goes_first() {
     );
     assert_eq!(
         text(&snapshot),
-        "high -> n1\nlow -> 0/1 nodes are available: 1 Too many pods.\n"
+        format!("high -> n1\nlow -> 0/1 nodes are available: 1 Too many pods.{NO_VICTIMS}")
     );
 }
 
