@@ -7,10 +7,11 @@ use k8s_openapi::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
-        core::v1::{Namespace, Node, Pod, Service},
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
         rbac::v1::ClusterRole,
+        storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -25,11 +26,16 @@ use super::{
     meta,
     resources::{
         CLUSTER_ROLES, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS,
-        DISRUPTION_BUDGETS, ENDPOINT_SLICES, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES, PODS,
-        REPLICA_SETS, SERVICES, STATEFUL_SETS,
+        DISRUPTION_BUDGETS, ENDPOINT_SLICES, EVENTS, JOBS, Kind, LEASES, NAMESPACES, NODES,
+        PERSISTENT_VOLUMES, PODS, REPLICA_SETS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+        VOLUME_CLAIMS,
     },
+    volumes::matching,
 };
-use crate::api::Api;
+use crate::{
+    api::{Api, ObjectKey},
+    scheduler,
+};
 
 /// Finds objects by the uid of their controller.
 pub const BY_CONTROLLER: &str = "controller";
@@ -37,6 +43,8 @@ pub const BY_CONTROLLER: &str = "controller";
 pub const ORPHANS: &str = "orphans";
 /// Finds pods by the node that they are bound to.
 pub const BY_NODE: &str = "node";
+/// Finds pods by the claims that they use, and volumes by the claim that they are meant for.
+pub const BY_CLAIM: &str = "claim";
 /// Finds objects by "NAMESPACE/KEY=VALUE" of each of their labels.
 pub const BY_LABEL: &str = "label";
 
@@ -68,10 +76,16 @@ pub struct Informers {
     pub namespaces: Arc<Informer<Namespace>>,
     /// Nodes.
     pub nodes: Arc<Informer<Node>>,
-    /// Pods, by controller, node and label; those without controller by namespace.
+    /// Persistent volumes, by claim.
+    pub persistent_volumes: Arc<Informer<PersistentVolume>>,
+    /// Pods, by controller, node, claim and label; those without controller by namespace.
     pub pods: Arc<Informer<Pod>>,
     /// ReplicaSets, by controller; those without by namespace.
     pub replica_sets: Arc<Informer<ReplicaSet>>,
+    /// Storage classes.
+    pub storage_classes: Arc<Informer<StorageClass>>,
+    /// Claims of persistent volumes.
+    pub volume_claims: Arc<Informer<PersistentVolumeClaim>>,
     /// Services.
     pub services: Arc<Informer<Service>>,
     /// The metadata of every other kind.
@@ -95,9 +109,12 @@ impl Informers {
             LEASES,
             NAMESPACES,
             NODES,
+            PERSISTENT_VOLUMES,
             PODS,
             REPLICA_SETS,
             SERVICES,
+            STORAGE_CLASSES,
+            VOLUME_CLAIMS,
         ];
         let others = kinds
             .iter()
@@ -125,8 +142,17 @@ impl Informers {
             nodes: informer!(NODES, vec![]),
             pods: informer!(
                 PODS,
-                vec![by_controller(), orphans(), by_label(), pods_by_node()]
+                vec![
+                    by_controller(),
+                    orphans(),
+                    by_label(),
+                    pods_by_node(),
+                    pods_by_claim()
+                ]
             ),
+            persistent_volumes: informer!(PERSISTENT_VOLUMES, vec![volumes_by_claim()]),
+            storage_classes: informer!(STORAGE_CLASSES, vec![]),
+            volume_claims: informer!(VOLUME_CLAIMS, vec![]),
             replica_sets: informer!(REPLICA_SETS, vec![by_controller(), orphans()]),
             services: informer!(SERVICES, vec![]),
             others,
@@ -149,9 +175,12 @@ impl Informers {
             Arc::clone(&self.leases) as _,
             Arc::clone(&self.namespaces) as _,
             Arc::clone(&self.nodes) as _,
+            Arc::clone(&self.persistent_volumes) as _,
             Arc::clone(&self.pods) as _,
             Arc::clone(&self.replica_sets) as _,
             Arc::clone(&self.services) as _,
+            Arc::clone(&self.storage_classes) as _,
+            Arc::clone(&self.volume_claims) as _,
         ];
         all.extend(self.others.iter().map(|other| Arc::clone(other) as _));
         all
@@ -170,6 +199,9 @@ impl Informers {
         self.nodes.synced().await;
         self.namespaces.synced().await;
         self.disruption_budgets.synced().await;
+        self.persistent_volumes.synced().await;
+        self.storage_classes.synced().await;
+        self.volume_claims.synced().await;
     }
 
     /// Completes when each has its first list.
@@ -221,6 +253,40 @@ fn by_label<T: Object>() -> Index<T> {
 /// The word that [`BY_LABEL`] files a label under.
 pub fn label_word(namespace: &str, key: &str, value: &str) -> String {
     format!("{namespace}/{key}={value}")
+}
+
+/// The word that [`BY_CLAIM`] files a claim under.
+pub fn claim_word(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn pods_by_claim() -> Index<Pod> {
+    Index {
+        name: BY_CLAIM,
+        words: |pod| {
+            let namespace = meta::namespace(&pod.metadata);
+            let claims = pod
+                .spec
+                .as_ref()
+                .map(|spec| scheduler::demand::claims(pod, spec));
+            let claims = claims.unwrap_or_default();
+            let words = claims.iter().map(|claim| claim_word(namespace, claim));
+            words.collect()
+        },
+    }
+}
+
+fn volumes_by_claim() -> Index<PersistentVolume> {
+    Index {
+        name: BY_CLAIM,
+        words: |volume| {
+            let holder = matching::holder(volume).map(|(key, _)| key);
+            let word = |key: ObjectKey| {
+                claim_word(key.namespace.as_deref().unwrap_or_default(), &key.name)
+            };
+            holder.map(word).into_iter().collect()
+        },
+    }
 }
 
 fn pods_by_node() -> Index<Pod> {

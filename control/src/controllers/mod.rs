@@ -51,6 +51,7 @@ pub mod role_aggregation;
 pub mod stateful_set;
 #[cfg(test)]
 mod tests;
+pub mod volumes;
 pub mod worker;
 
 use client::Client;
@@ -112,7 +113,7 @@ pub fn start(setup: Setup, shutdown: &CancellationToken) -> Running {
         clock,
         kinds,
     });
-    let rows: [BoxFuture<'static, ()>; 16] = {
+    let rows: [BoxFuture<'static, ()>; 18] = {
         let context = &context;
         let run = || shutdown.clone();
         [
@@ -127,6 +128,8 @@ pub fn start(setup: Setup, shutdown: &CancellationToken) -> Running {
             Box::pin(node::controller(context).run(run())),
             Box::pin(node::eviction_controller(context).run(run())),
             Box::pin(node_ipam::controller(context, &allocations).run(run())),
+            Box::pin(volumes::claim_controller(context).run(run())),
+            Box::pin(volumes::volume_controller(context).run(run())),
             Box::pin(pod_gc::controller(context).run(run())),
             Box::pin(garbage::controller(context).run(run())),
             Box::pin(event_ttl::controller(context).run(run())),

@@ -47,6 +47,12 @@ pub const NODES: ResourceId = v1("", "nodes");
 pub const NAMESPACES: ResourceId = v1("", "namespaces");
 /// core/v1 services.
 pub const SERVICES: ResourceId = v1("", "services");
+/// core/v1 persistentvolumes.
+pub const PERSISTENT_VOLUMES: ResourceId = v1("", "persistentvolumes");
+/// core/v1 persistentvolumeclaims.
+pub const VOLUME_CLAIMS: ResourceId = v1("", "persistentvolumeclaims");
+/// storage.k8s.io/v1 storageclasses.
+pub const STORAGE_CLASSES: ResourceId = v1("storage.k8s.io", "storageclasses");
 /// core/v1 serviceaccounts.
 pub const SERVICE_ACCOUNTS: ResourceId = v1("", "serviceaccounts");
 /// core/v1 events.

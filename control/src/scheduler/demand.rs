@@ -243,7 +243,7 @@ fn amounts(spec: &PodSpec) -> Amounts {
 }
 
 /// The claims that a pod names, and those that are made for it alone.
-fn claims(pod: &Pod, spec: &PodSpec) -> Vec<String> {
+pub fn claims(pod: &Pod, spec: &PodSpec) -> Vec<String> {
     let volumes = spec.volumes.iter().flatten();
     let claims = volumes.filter_map(|volume| {
         let own = || format!("{}-{}", meta::name(&pod.metadata), volume.name);

@@ -42,10 +42,12 @@ mod score;
 pub mod snapshot;
 mod standing;
 mod state;
+mod storage;
 pub mod terms;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+pub mod volumes;
 
 pub use plan::{Misfit, Plan, Policy, Refusals, plan};
 
@@ -99,6 +101,7 @@ impl Scheduler {
             .informers
             .nodes
             .on_change(move |change| of_nodes.node_changed(change));
+        scheduler.follow_volumes();
         let of_namespaces = Arc::clone(&scheduler);
         context
             .informers
@@ -219,6 +222,9 @@ impl Scheduler {
         for (demand, node) in &plan.placements {
             state.snapshot.place(demand, node);
         }
+        for (demand, node, chosen) in &plan.claims {
+            state.await_volumes(demand, node, chosen, now);
+        }
         for preemption in &plan.preemptions {
             state.make_way(preemption);
         }
@@ -231,6 +237,10 @@ impl Scheduler {
         for (demand, node) in plan.placements {
             let scheduler = Arc::clone(self);
             writes.spawn(async move { scheduler.bind(&demand, &node).await });
+        }
+        for (demand, _, chosen) in plan.claims {
+            let scheduler = Arc::clone(self);
+            writes.spawn(async move { scheduler.bind_volumes(&demand, chosen).await });
         }
         for (demand, misfit) in plan.misfits {
             let mut preemptions = plan.preemptions.iter();

@@ -7,6 +7,7 @@ use super::{
     preempt::{self, Preemption},
     round::{Round, Survey},
     snapshot::{Entry, Snapshot},
+    volumes::Choice,
 };
 
 /// What the scheduler goes by.
@@ -35,6 +36,8 @@ impl Default for Policy {
 pub struct Refusals {
     /// All nodes.
     pub nodes: usize,
+    /// Why none of them was even looked at.
+    pub whole: Option<Cow<'static, str>>,
     /// Nodes by reason.
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
 }
@@ -50,6 +53,9 @@ impl Refusals {
 
 impl fmt::Display for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(why) = &self.whole {
+            return write!(f, "0/{} nodes are available: {why}.", self.nodes);
+        }
         let mut reasons: Vec<_> = self
             .reasons
             .iter()
@@ -88,6 +94,8 @@ impl fmt::Display for Misfit {
 pub struct Plan {
     /// Pods with the nodes that they go to, in turn.
     pub placements: Vec<(Arc<Demand>, String)>,
+    /// Pods whose claims are bound first, to volumes of the node that they will go to then.
+    pub claims: Vec<(Arc<Demand>, String, Vec<Choice>)>,
     /// Pods that fit nowhere.
     pub misfits: Vec<(Arc<Demand>, Misfit)>,
     /// Pods that others are to make way for; each is among the misfits too.
@@ -98,6 +106,15 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (demand, node) in &self.placements {
             writeln!(f, "{} -> {node}", demand.key.name)?;
+        }
+        for (demand, node, chosen) in &self.claims {
+            let names = chosen.iter().map(|(claim, volume)| {
+                let (claim, volume) = (&claim.metadata.name, &volume.metadata.name);
+                let text = |name: &Option<String>| name.clone().unwrap_or_default();
+                format!("{} = {}", text(claim), text(volume))
+            });
+            let names = names.collect::<Vec<_>>().join(", ");
+            writeln!(f, "{} -> {node} when {names}", demand.key.name)?;
         }
         for (demand, misfit) in &self.misfits {
             writeln!(f, "{} -> {misfit}", demand.key.name)?;
@@ -121,9 +138,13 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy) -> Plan {
         match round.survey(entry) {
             Survey::Found(place) => {
                 round.take(place, entry);
-                if let Some(node) = &snapshot.nodes[place] {
-                    plan.placements
-                        .push((Arc::clone(demand), node.name.clone()));
+                let chosen = round.give_volumes(demand, place);
+                let node = snapshot.nodes[place].as_ref();
+                let node = node.map_or_else(String::new, |node| node.name.clone());
+                if chosen.is_empty() {
+                    plan.placements.push((Arc::clone(demand), node));
+                } else {
+                    plan.claims.push((Arc::clone(demand), node, chosen));
                 }
             }
             Survey::Refused { refusals, helpable } => {

@@ -210,7 +210,13 @@ fn tried(
 ) -> bool {
     let what = (entry.demand.as_ref(), &entry.uses);
     let standing = Standing::of(round.snapshot, &round.draft, what);
-    round.check(&entry.demand, node, &standing, &mut |refusal| {
-        refused.push(refusal.reason);
-    })
+    let needs = match round.needs(&entry.demand) {
+        Ok(needs) => needs,
+        Err(why) => {
+            refused.push(why);
+            return false;
+        }
+    };
+    let asks = (&*entry.demand, &standing, &needs);
+    round.check(asks, node, &mut |refusal| refused.push(refusal.reason))
 }

@@ -1,6 +1,6 @@
 //! One round of planning: the snapshot with what the round has decided so far.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use super::{
     demand::Demand,
@@ -11,6 +11,7 @@ use super::{
     score,
     snapshot::{Entry, Snapshot},
     standing::Standing,
+    volumes::{Choice, Needs},
 };
 
 const NO_PORTS: &str = "node(s) didn't have free ports for the requested pod ports";
@@ -29,7 +30,12 @@ pub struct Round<'a> {
     pub nominated: Vec<(usize, Arc<Demand>)>,
     /// Pods that this round has others make way for.
     pub doomed: Vec<Arc<Entry>>,
+    /// Volumes that this round has given away, by name.
+    given: HashSet<String>,
 }
+
+/// A pod, how what it asks about other pods stands, and what its claims need.
+pub type Asks<'a> = (&'a Demand, &'a Standing<'a>, &'a Needs);
 
 /// What a look at the nodes has come to.
 pub enum Survey {
@@ -55,14 +61,20 @@ impl<'a> Round<'a> {
             next: usize::try_from(policy.seed % nodes).unwrap_or(0),
             nominated: Vec::new(),
             doomed: Vec::new(),
+            given: HashSet::new(),
         }
     }
 
     /// Looks for the best place for a pod: among all of a small cluster's nodes, among enough of a large one's.
     pub fn survey(&mut self, entry: &Entry) -> Survey {
+        let needs = match self.needs(&entry.demand) {
+            Ok(needs) => needs,
+            Err(why) => return self.refused_everywhere(why),
+        };
         let what = (entry.demand.as_ref(), &entry.uses);
         let standing = Standing::of(self.snapshot, &self.draft, what);
-        if let Some(place) = self.awaited(&entry.demand, &standing) {
+        let asks = (&*entry.demand, &standing, &needs);
+        if let Some(place) = self.awaited(asks) {
             return Survey::Found(place);
         }
         let nodes = &self.snapshot.nodes;
@@ -75,7 +87,7 @@ impl<'a> Round<'a> {
             let Some(node) = &nodes[place] else { continue };
             refusals.nodes += 1;
             let mut is_final = false;
-            let fits = self.check(&entry.demand, (place, node), &standing, &mut |refusal| {
+            let fits = self.check(asks, (place, node), &mut |refusal| {
                 is_final |= refusal.is_final;
                 refusals.add(refusal.reason, 1);
             });
@@ -98,22 +110,58 @@ impl<'a> Round<'a> {
     }
 
     /// The place where others made way for a pod, if it will do now.
-    fn awaited(&self, demand: &Demand, standing: &Standing<'_>) -> Option<usize> {
+    fn awaited(&self, asks: Asks<'_>) -> Option<usize> {
+        let demand = asks.0;
         let place = self
             .snapshot
             .nomination(&demand.key)
             .or_else(|| self.snapshot.place_of(demand.nominated.as_deref()?))?;
         let node = self.snapshot.nodes.get(place)?.as_ref()?;
-        let fits = self.check(demand, (place, node), standing, &mut |_| {});
+        let fits = self.check(asks, (place, node), &mut |_| {});
         fits.then_some(place)
+    }
+
+    /// What a pod's claims ask for; or why it can't be placed anywhere.
+    pub fn needs(&self, demand: &Demand) -> Result<Needs, Cow<'static, str>> {
+        if demand.claims.is_empty() {
+            return Ok(Needs::default());
+        }
+        self.snapshot.volumes.needs(demand)
+    }
+
+    fn refused_everywhere(&self, why: Cow<'static, str>) -> Survey {
+        let refusals = Refusals {
+            nodes: self.snapshot.nodes.iter().flatten().count(),
+            whole: Some(why),
+            ..Refusals::default()
+        };
+        Survey::Refused {
+            refusals,
+            helpable: Vec::new(),
+        }
+    }
+
+    /// The volumes that a pod's unbound claims get at the place that was found for it, which then are nobody else's.
+    pub fn give_volumes(&mut self, demand: &Demand, place: usize) -> Vec<Choice> {
+        let (Ok(needs), Some(node)) = (self.needs(demand), &self.snapshot.nodes[place]) else {
+            return Vec::new();
+        };
+        let volumes = &self.snapshot.volumes;
+        let chosen = volumes
+            .choose(&needs, node, &self.given)
+            .unwrap_or_default();
+        let names = chosen
+            .iter()
+            .filter_map(|(_, volume)| volume.metadata.name.clone());
+        self.given.extend(names);
+        chosen
     }
 
     /// Whether a node will do; every reason why not is told.
     pub fn check(
         &self,
-        demand: &Demand,
+        (demand, standing, needs): Asks<'_>,
         (place, node): (usize, &NodeState),
-        standing: &Standing<'_>,
         refuse: &mut dyn FnMut(Refusal),
     ) -> bool {
         if let Some(refusal) = filter::refusal(demand, node) {
@@ -121,6 +169,12 @@ impl<'a> Round<'a> {
             return false;
         }
         if !self.fits(demand, place, node, refuse) {
+            return false;
+        }
+        if !demand.claims.is_empty()
+            && let Err(refusal) = self.snapshot.volumes.choose(needs, node, &self.given)
+        {
+            refuse(refusal);
             return false;
         }
         if let Some(refusal) = standing.refusal(place) {

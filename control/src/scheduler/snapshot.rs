@@ -15,6 +15,7 @@ use super::{
     nodes::NodeState,
     terms::Labels,
     topology::{NOWHERE, Topology},
+    volumes::Volumes,
 };
 use crate::{
     api::ObjectKey,
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub budgets: HashMap<ObjectKey, Budget>,
     /// Pods that others made way for, by the place that they wait for.
     pub nominated: HashMap<usize, Vec<Arc<Demand>>>,
+    /// Persistent volumes.
+    pub volumes: Volumes,
     places: HashMap<String, usize>,
     free_places: Vec<usize>,
     placed: HashMap<ObjectKey, Arc<Entry>>,

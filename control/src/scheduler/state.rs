@@ -9,11 +9,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
+    FLUSH,
     demand::{self, Demand},
     preempt::Preemption,
     snapshot::Snapshot,
+    volumes::Choice,
 };
-use crate::{api::ObjectKey, controllers::pods};
+use crate::{
+    api::ObjectKey,
+    controllers::{clock, pods, volumes::matching::holder},
+};
 
 /// A pod that waits for something other than its turn.
 pub(super) struct Parked {
@@ -108,6 +113,25 @@ impl State {
             self.snapshot.place(&Arc::new(leaving), &preemption.node);
         }
         self.snapshot.nominate(&preemption.demand, &preemption.node);
+    }
+
+    /// A pod's claims are being bound: its room on the node is kept, and it waits until they are.
+    pub fn await_volumes(
+        &mut self,
+        demand: &Arc<Demand>,
+        node: &str,
+        chosen: &[Choice],
+        now: Timestamp,
+    ) {
+        // What shows already whose it is needs no note, which nothing would take away.
+        let free = chosen.iter().filter(|(_, volume)| holder(volume).is_none());
+        for (_, volume) in free {
+            let name = volume.metadata.name.clone().unwrap_or_default();
+            let assumed = &mut self.snapshot.volumes.assumed;
+            assumed.insert(name, demand.key.clone());
+        }
+        self.park(demand, now, clock::after(now, FLUSH));
+        self.snapshot.nominate(demand, node);
     }
 
     /// Something changed that may help any pod that fits nowhere.

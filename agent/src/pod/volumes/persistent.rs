@@ -33,14 +33,20 @@ pub async fn prepare(
         source,
     })?;
     let path = path_of(&found).ok_or_else(|| VolumeError::Unsupported(name.clone()))?;
+    let is_made = is_made_on_demand(&found);
     let change = group(pod).map(|group| (group, only_on_mismatch(pod)));
     let place = place.to_owned();
-    blocking(move || link(&path, &place, change))
-        .await
-        .map_err(|source| VolumeError::Io {
-            volume: name.clone(),
-            source,
-        })
+    blocking(move || {
+        if is_made {
+            fs::create_dir_all(&path)?;
+        }
+        link(&path, &place, change)
+    })
+    .await
+    .map_err(|source| VolumeError::Io {
+        volume: name.clone(),
+        source,
+    })
 }
 
 /// Where a volume lies, if that is on this node.
@@ -49,6 +55,15 @@ fn path_of(volume: &PersistentVolume) -> Option<PathBuf> {
     let local = spec.local.as_ref().map(|local| &local.path);
     let path = local.or(spec.host_path.as_ref().map(|host| &host.path))?;
     Some(path.into())
+}
+
+/// Whether a volume's folder is made where it is missing.
+fn is_made_on_demand(volume: &PersistentVolume) -> bool {
+    let host = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.host_path.as_ref());
+    host.and_then(|host| host.type_.as_deref()) == Some("DirectoryOrCreate")
 }
 
 /// Whether the files of a volume stay as they are when its folder is right already.

@@ -1,5 +1,6 @@
 //! `StatefulSet`s: pods with names that last, made and replaced in order.
 
+mod claims;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -93,8 +94,15 @@ async fn reconcile(
     let revision = revisions::current(context, &owner, wanted).await?;
     let plan = plan(&set, &claimed.own, &revision.name, context.clock.now());
     let before = set.status.clone().unwrap_or_default();
+    let first = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start);
+    let first = i64::from(first.unwrap_or(0));
+    let wanted = first..first + i64::from(spec.replicas.unwrap_or(1));
+    claims::retain(context, &set, &claimed.own, wanted).await?;
     let mut failure = owner.delete(context, expectations, &plan.delete).await;
     if failure.is_none() {
+        for (ordinal, _) in &plan.create {
+            claims::make(context, &set, *ordinal).await?;
+        }
         let current = before.current_revision.as_deref().unwrap_or_default();
         let pods = plan
             .create
@@ -159,7 +167,14 @@ async fn clear(
 }
 
 /// The pod of an ordinal: its name, its labels, its host name.
-fn pod_of(set: &StatefulSet, ordinal: i64, (template, revision): (PodTemplateSpec, &str)) -> Value {
+fn pod_of(
+    set: &StatefulSet,
+    ordinal: i64,
+    (mut template, revision): (PodTemplateSpec, &str),
+) -> Value {
+    if let Some(spec) = template.spec.as_mut() {
+        claims::mount(set, ordinal, spec.volumes.get_or_insert_default());
+    }
     let mut pod = owner(set).pod_of(Some(template));
     let name = format!("{}-{ordinal}", meta::name(&set.metadata));
     let metadata = &mut pod["metadata"];

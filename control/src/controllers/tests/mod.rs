@@ -9,6 +9,7 @@ use crate::api::DeleteOptions;
 
 mod cluster;
 mod crash;
+mod storage;
 mod workloads;
 
 use cluster::{Cluster, named, ready_node, wide};

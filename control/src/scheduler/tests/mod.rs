@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Policy, demand::Demand, plan, snapshot::Snapshot};
 
 mod preemption;
+mod volumes;
 mod wishes;
 
 /// How a misfit on one node ends where nobody matters less.
