@@ -136,7 +136,7 @@ fn bad_input_is_told_before_anything_boots() {
             &["--kernel", KERNEL, "--module", "nonesuch", "--", "true"],
             "no module nonesuch",
         ),
-        (&["--kernel", KERNEL], "COMMAND"),
+        (&["--kernel", KERNEL, "--test", "nonesuch"], "there are "),
         (&["--", "true"], "--kernel"),
     ] {
         let output = vm(arguments);
