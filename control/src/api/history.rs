@@ -218,12 +218,13 @@ impl Kind {
         let last = changes.last().map_or(position, |change| change.revision);
         // A revision is complete once `advance` has passed it; until then its later changes may still be coming.
         changes.retain(|change| change.revision <= inner.seen);
-        let position = if complete {
+        let reached = if complete {
             inner.seen
         } else {
             last.min(inner.seen)
         };
-        Ok((changes, position))
+        // One who follows from a write that is not in yet must not be told of that write.
+        Ok((changes, reached.max(position)))
     }
 }
 
@@ -276,6 +277,18 @@ mod tests {
             kind.since(5013, 9).map(|(changes, at)| (changes.len(), at)),
             Ok((0, 5013)).map_err(Forgotten)
         );
+    }
+
+    #[test]
+    fn a_follower_is_not_told_of_the_write_that_it_follows_from() {
+        let kind = Kind::default();
+        kind.reset(BTreeMap::new(), 10);
+        let position = |from| kind.since(from, 9).map(|(changes, at)| (changes.len(), at));
+        assert_eq!(position(12), Ok((0, 12)), "12 is written, but not in yet");
+        kind.apply("x".to_owned(), Some(stored(12)), 12);
+        kind.advance(12);
+        assert_eq!(position(12), Ok((0, 12)));
+        assert_eq!(position(11), Ok((1, 12)));
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Page {
     pub remaining: Option<u64>,
 }
 
+/// The revision of a continue token that goes on with whatever there is now.
+const INCONSISTENT: Revision = -1;
+
 /// What a continue token says.
 #[derive(Serialize, Deserialize)]
 struct Token {
@@ -166,9 +169,13 @@ impl Engine {
         let limit = options.limit.filter(|limit| *limit > 0);
         if let Some(token) = options.continue_token.as_deref().filter(|t| !t.is_empty()) {
             let token = Token::read(token)?;
-            let start = Some(token.after().to_owned());
+            let start = token.after().to_owned();
+            if token.revision == INCONSISTENT {
+                self.cache.catch_up().await?;
+                return Ok(cached_page(self.kind(&row)?, &scope, Some(&start), limit));
+            }
             return self
-                .stored_page(&row, &scope, token.revision, start, limit)
+                .stored_page(&row, &scope, token.revision, Some(start), limit)
                 .await;
         }
         match wanted(options)? {
@@ -179,7 +186,7 @@ impl Engine {
                 return self.stored_page(&row, &scope, revision, None, limit).await;
             }
         }
-        Ok(cached_page(self.kind(&row)?, &scope, limit))
+        Ok(cached_page(self.kind(&row)?, &scope, None, limit))
     }
 
     /// The objects that a kind measures, for who may see the measurements: one, or those of a list.
@@ -199,7 +206,7 @@ impl Engine {
         let row = self.row(of)?;
         let scope = Self::scope(row, namespace, options)?;
         self.cache.catch_up().await?;
-        let mut page = cached_page(self.kind(row)?, &scope, None);
+        let mut page = cached_page(self.kind(row)?, &scope, None, None);
         if let Some(name) = name {
             page.items.retain(|item| meta::name(&item.value) == name);
         }
@@ -216,7 +223,7 @@ impl Engine {
         limit: Option<usize>,
     ) -> Result<Page, Status> {
         let prefix = row.prefix();
-        let goes_on = start.is_some();
+        let goes_on = start.clone();
         let mut query = RangeQuery {
             prefix: Bytes::from(format!("{prefix}{}", key_prefix(scope))),
             after: start.map(|start| Bytes::from(format!("{prefix}{start}"))),
@@ -229,7 +236,7 @@ impl Engine {
                 .store
                 .range(query.clone())
                 .await
-                .map_err(|error| expired(error, goes_on))?;
+                .map_err(|error| expired(error, goes_on.as_deref()))?;
             let mut last = None;
             let mut left = range.remaining + range.items.len() as u64;
             for item in range.items {
@@ -305,7 +312,7 @@ impl Engine {
                 return Ok(follow(kind, scope, beginning, options.allow_bookmarks));
             }
         }
-        let page = cached_page(&kind, &scope, None);
+        let page = cached_page(&kind, &scope, None, None);
         let beginning = Beginning {
             initial: page.items,
             mark_initial: options.send_initial_events && options.allow_bookmarks,
@@ -323,8 +330,11 @@ fn key_prefix(scope: &Scope) -> String {
     }
 }
 
-fn cached_page(kind: &Kind, scope: &Scope, limit: Option<usize>) -> Page {
-    let snapshot = kind.snapshot(&key_prefix(scope));
+fn cached_page(kind: &Kind, scope: &Scope, after: Option<&str>, limit: Option<usize>) -> Page {
+    let mut snapshot = kind.snapshot(&key_prefix(scope));
+    if let Some(after) = after {
+        snapshot.items.retain(|(key, _)| key.as_str() > after);
+    }
     let revision = snapshot.revision;
     let mut items = Vec::new();
     let mut left = snapshot.items.len() as u64;
@@ -350,16 +360,16 @@ fn cached_page(kind: &Kind, scope: &Scope, limit: Option<usize>) -> Page {
     }
 }
 
-/// What a list that is too old is answered: one that goes on may begin anew, one that names its version can't.
-fn expired(error: store::Error, goes_on: bool) -> Status {
-    match error {
-        store::Error::Compacted { .. } if goes_on => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
-             without the continue parameter.",
-        ),
-        store::Error::Compacted { .. } => {
+/// What a list that is too old is answered: one that goes on after a key may do so with what there is now, one that names
+/// its version can't.
+fn expired(error: store::Error, goes_on: Option<&str>) -> Status {
+    match (error, goes_on) {
+        (store::Error::Compacted { .. }, Some(after)) => {
+            Status::continue_expired(Token::write(INCONSISTENT, after))
+        }
+        (store::Error::Compacted { .. }, None) => {
             Status::expired("The resourceVersion for the provided list is too old.")
         }
-        other => other.into(),
+        (other, _) => other.into(),
     }
 }

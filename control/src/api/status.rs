@@ -115,25 +115,21 @@ impl Status {
                 group: group.to_owned(),
                 kind: kind.to_owned(),
                 causes,
-                retry_after_seconds: None,
+                ..Details::default()
             })),
         }
     }
 
-    /// 422: the request makes no sense against the object that it is about (a failed JSON patch test).
-    pub fn unprocessable(message: impl Into<String>) -> Self {
+    /// 422: the request makes no sense against the object that it is about (a failed JSON patch test). Kubernetes does
+    /// not say why.
+    pub fn unprocessable() -> Self {
         Self {
-            code: 422,
-            reason: "Invalid".to_owned(),
-            message: "the server rejected our request due to an error in our request".to_owned(),
-            details: Some(Box::new(Details {
-                causes: vec![Cause {
-                    reason: "UnexpectedServerResponse".to_owned(),
-                    message: message.into(),
-                    field: String::new(),
-                }],
-                ..Details::default()
-            })),
+            details: Some(Box::new(Details::default())),
+            ..Self::plain(
+                422,
+                "Invalid",
+                "the server rejected our request due to an error in our request",
+            )
         }
     }
 
@@ -182,6 +178,23 @@ impl Status {
     /// 410: the version asked for is forgotten.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::plain(410, "Expired", message)
+    }
+
+    /// 410: the version that a list went on at is forgotten; with `token` it goes on with what there is now.
+    pub fn continue_expired(token: String) -> Self {
+        Self {
+            details: Some(Box::new(Details {
+                continue_token: Some(token),
+                ..Details::default()
+            })),
+            ..Self::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                 list without the continue parameter, or use the continue token in this response to retrieve the \
+                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                 objects that were created, modified, or deleted between the time the first chunk was returned and \
+                 now may show up in the list.",
+            )
+        }
     }
 
     /// 413: the body is over the limit.
@@ -254,8 +267,12 @@ impl Status {
             "reason": self.reason,
             "code": self.code,
         });
-        if let Some(details) = &self.details {
-            body["details"] = json!(details);
+        match &self.details {
+            Some(details) if details.continue_token.is_some() => {
+                body["metadata"]["continue"] = json!(details.continue_token);
+            }
+            Some(details) => body["details"] = json!(details),
+            None => {}
         }
         body
     }
@@ -327,6 +344,9 @@ pub struct Details {
     /// After how many seconds to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u32>,
+    /// Where a list may go on all the same; shown as the Status' metadata.continue.
+    #[serde(skip)]
+    pub continue_token: Option<String>,
 }
 
 /// One fault of one field.

@@ -36,7 +36,7 @@ impl PatchError {
         let text = self.to_string();
         match self {
             Self::Malformed(_) => Status::bad_request(text),
-            Self::DoesNotFit(_) => Status::unprocessable(text),
+            Self::DoesNotFit(_) => Status::unprocessable(),
             Self::TooMany(_) => Status {
                 message: text,
                 ..Status::too_large(OPERATIONS_LIMIT)

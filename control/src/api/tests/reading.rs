@@ -46,6 +46,51 @@ async fn lists_page_at_one_revision() {
 }
 
 #[tokio::test]
+async fn a_list_whose_revision_is_forgotten_may_go_on_with_what_there_is() {
+    let cluster = cluster().await;
+    for name in ["a", "b", "c"] {
+        let made = cluster.make(CONFIG_MAPS, config(name, "1")).await;
+        made.expect("new");
+    }
+    let list = async |continue_token: Option<String>| {
+        let options = ListOptions {
+            limit: Some(1),
+            continue_token,
+            ..ListOptions::default()
+        };
+        cluster
+            .list(&cluster.caller, CONFIG_MAPS, Some("default"), &options)
+            .await
+    };
+    let first = list(None).await.expect("a page");
+    cluster
+        .make(CONFIG_MAPS, config("b-late", "1"))
+        .await
+        .expect("new");
+    let now = cluster.store.revision().await.expect("a revision");
+    cluster.store.compact(now).await.expect("forgotten");
+    let expired = list(first.continue_token).await.expect_err("too old");
+    assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
+    let body = expired.to_value();
+    let mut token = body["metadata"]["continue"].as_str().map(str::to_owned);
+    assert!(token.is_some(), "{body}");
+    let mut names = Vec::new();
+    while token.is_some() {
+        let page = list(token).await.expect("what there is now");
+        names.extend(page.items.iter().map(|item| meta::name(item).to_owned()));
+        token = page.continue_token;
+    }
+    assert_eq!(names, ["b", "b-late", "c"]);
+    let exact = ListOptions {
+        resource_version: Some("1".to_owned()),
+        resource_version_match: Some("Exact".to_owned()),
+        ..ListOptions::default()
+    };
+    let listed = cluster.list(&cluster.caller, CONFIG_MAPS, None, &exact);
+    assert_eq!(listed.await.expect_err("forgotten").code, 410);
+}
+
+#[tokio::test]
 async fn watches_follow_what_their_selector_sees() {
     let cluster = cluster().await;
     let options = ListOptions {
