@@ -275,7 +275,8 @@ impl<'a> Writer<'a> {
 
     /// Notes what a create, update or patch changed; `old` is `None` for a create.
     pub fn update(&self, managers: &mut Managers, old: Option<&Value>, new: &Value) {
-        let changes = self.typed().compare(old, Some(new));
+        let nothing = json!({});
+        let changes = self.typed().compare(old.or(Some(&nothing)), Some(new));
         let taken = changes.modified.union(&changes.added);
         for owned in managers.0.values_mut() {
             owned.set = owned.set.difference(&taken).difference(&changes.removed);

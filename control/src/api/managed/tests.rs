@@ -186,3 +186,22 @@ fn trees_are_texts_inside_and_trees_for_clients() {
     assert_eq!(*replicas, json!({}));
     assert_eq!(Managers::of(&shown), Some(case.managers));
 }
+
+#[test]
+fn what_is_always_there_is_owned_by_nobody() {
+    let mut case = Case::new();
+    let one = json!([{"name": "a", "image": "1", "resources": {"limits": {"cpu": "1"}}}]);
+    case.update("me", deployment(json!(2), one));
+    let container = ".spec.template.spec.containers[name=\"a\"]";
+    let below = ["", ".image", ".name", ".resources", ".resources.limits"];
+    let mut expected: Vec<String> = [".metadata.labels", ".metadata.labels.app", ".spec.replicas"]
+        .map(str::to_owned)
+        .to_vec();
+    expected.extend(below.map(|field| format!("{container}{field}")));
+    expected.push(format!("{container}.resources.limits.cpu"));
+    assert_eq!(case.paths("me"), expected);
+    let mut made = case.object.clone();
+    case.managers.write(&mut made);
+    let fields = meta::text(&made["metadata"]["managedFields"][0], &["fieldsV1"]);
+    assert!(fields.starts_with("{\"f:metadata\""), "{fields}");
+}

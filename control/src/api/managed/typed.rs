@@ -1,6 +1,8 @@
 //! Values seen through their types: which fields they have, how two of them differ, and what merging and taking fields
 //! out makes of them. Source: sigs.k8s.io/structured-merge-diff, `typed`.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
 use super::set::FieldSet;
@@ -12,7 +14,12 @@ pub struct Typed<'a> {
     set: &'a Set,
     node: &'a Node,
     topology: &'a Topology,
+    /// An empty value that is there though it is not written.
+    standing: Option<&'static Value>,
 }
+
+/// An object without fields, and a list without elements.
+static NOTHING: LazyLock<[Value; 2]> = LazyLock::new(|| [json!({}), json!([])]);
 
 /// How one value differs from another.
 #[derive(Debug, Default)]
@@ -42,6 +49,7 @@ impl<'a> Typed<'a> {
             set,
             node: root,
             topology: &Topology::Plain,
+            standing: None,
         }
     }
 
@@ -50,6 +58,7 @@ impl<'a> Typed<'a> {
             set: self.set,
             node: &Node::Any,
             topology: &Topology::Plain,
+            standing: None,
         };
         match self.node {
             Node::Object(index) => match self.set.get(*index).fields.get(name) {
@@ -57,6 +66,11 @@ impl<'a> Typed<'a> {
                     set: self.set,
                     node: &field.node,
                     topology: &field.traits.topology,
+                    standing: match &field.node {
+                        Node::Object(_) if field.always => Some(&NOTHING[0]),
+                        Node::List(_) if field.always => Some(&NOTHING[1]),
+                        _ => None,
+                    },
                 },
                 None => unknown,
             },
@@ -76,6 +90,7 @@ impl<'a> Typed<'a> {
                 _ => &Node::Any,
             },
             topology: &Topology::Plain,
+            standing: None,
         }
     }
 
@@ -189,17 +204,21 @@ impl<'a> Typed<'a> {
             (Some(_), None) => result.removed.insert(),
             _ => {}
         }
+        // What is always there is not added by being written, unless what it is part of is added.
+        let stand_in = old_parts.is_some() && new_parts.is_some();
         let (old_parts, new_parts) = (old_parts.unwrap_or_default(), new_parts.unwrap_or_default());
         let find = |parts: &[(String, Self, &'_ Value)], wanted: &str| {
             parts.iter().position(|(element, ..)| element == wanted)
         };
         for (element, typed, new) in &new_parts {
             let old = find(&old_parts, element).map(|at| old_parts[at].2);
+            let old = old.or(typed.standing.filter(|_| stand_in));
             result.put(element, typed.compare(old, Some(new)));
         }
         for (element, typed, old) in &old_parts {
             if find(&new_parts, element).is_none() {
-                result.put(element, typed.compare(Some(old), None));
+                let new = typed.standing.filter(|_| stand_in);
+                result.put(element, typed.compare(Some(old), new));
             }
         }
         result

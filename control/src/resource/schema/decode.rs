@@ -1,6 +1,6 @@
 //! Decoding: a value against a type. What has the wrong type is refused in the words of Go's decoder, as clients of
-//! Kubernetes know them; fields that the type does not have are dropped and named; nulls are dropped; quantities and
-//! times get their canonical text.
+//! Kubernetes know them; fields that the type does not have are dropped and named; nulls, and lists and maps
+//! without elements, are dropped as Go drops them; quantities and times get their canonical text.
 
 use serde_json::{Map, Value};
 
@@ -118,7 +118,10 @@ impl<'a> Decoder<'a> {
                 go: joined(&at.go, &name),
                 owner: described.short_name(),
             };
-            kept.insert(name, self.node(&field.node, value, &place)?);
+            let value = self.node(&field.node, value, &place)?;
+            if field.always || !has_no_elements(&field.node, &value) {
+                kept.insert(name, value);
+            }
         }
         Ok(Value::Object(kept))
     }
@@ -181,6 +184,15 @@ impl<'a> Decoder<'a> {
             Node::Map(each) => format!("map[string]{}", self.go_type(each)),
             Node::List(each) => format!("[]{}", self.go_type(each)),
         }
+    }
+}
+
+/// A list or map that is empty. An empty struct says something: that it is there.
+fn has_no_elements(node: &Node, value: &Value) -> bool {
+    match (node, value) {
+        (Node::List(_), Value::Array(items)) => items.is_empty(),
+        (Node::Map(_), Value::Object(entries)) => entries.is_empty(),
+        _ => false,
     }
 }
 

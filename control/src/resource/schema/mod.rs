@@ -60,6 +60,8 @@ pub struct Field {
     pub node: Node,
     /// How patches treat it.
     pub traits: Trait,
+    /// Whether it is written though it is empty (no `omitempty` in Go).
+    pub always: bool,
 }
 
 /// A type with named fields.
@@ -213,6 +215,7 @@ fn compile_type(
     (definitions, by_name, table): (&Map<String, Value>, &HashMap<String, usize>, &fields::Table),
 ) -> Type {
     let mut fields = BTreeMap::new();
+    let required = definition.get("required").and_then(Value::as_array);
     if let Some(Value::Object(properties)) = definition.get("properties") {
         for (field, property) in properties {
             fields.insert(
@@ -220,6 +223,8 @@ fn compile_type(
                 Field {
                     node: compile(property, definitions, by_name),
                     traits: table.of(name, field),
+                    always: is_struct(name, field)
+                        || required.is_some_and(|names| names.iter().any(|name| name == field)),
                 },
             );
         }
@@ -230,6 +235,23 @@ fn compile_type(
         definition: name.to_owned(),
         go_name: format!("{package}.{type_name}"),
         fields,
+    }
+}
+
+/// Fields that are optional to clients, and always there in Go: structs that are no pointers, and a role's rules.
+fn is_struct(definition: &str, field: &str) -> bool {
+    match field {
+        "metadata" | "spec" | "status" | "template" | "jobTemplate" | "strategy"
+        | "updateStrategy" | "rules" | "loadBalancer" | "daemonEndpoints" | "kubeletEndpoint"
+        | "nodeInfo" => true,
+        "source" => definition.ends_with(".Event"),
+        "resources" => [
+            "Container",
+            "EphemeralContainer",
+            "PersistentVolumeClaimSpec",
+        ]
+        .contains(&short(definition)),
+        _ => false,
     }
 }
 
