@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::admission::{Admission, Operation, Review};
 use super::object::parse;
 use super::{ResourceId, Status, meta};
-use crate::random;
 use crate::resource::rows::PODS;
 use crate::store::Store;
 
@@ -76,7 +75,7 @@ impl Admission for AccountAdmission {
         })?;
         let own = pod["spec"]["automountServiceAccountToken"].as_bool();
         if own.or(account["automountServiceAccountToken"].as_bool()) != Some(false) {
-            mount_token(pod, &format!("kube-api-access-{}", random::word(5)));
+            mount_token(pod, &meta::generated_name("kube-api-access-"));
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ pub fn plan(set: &StatefulSet, own: &[Arc<Pod>], newest: &str, now: Timestamp) -
     let mut plan = Plan::default();
     round.count(&current, &mut plan);
     plan.status.observed_generation = set.metadata.generation;
-    plan.status.collision_count = before.collision_count;
+    plan.status.collision_count = Some(before.collision_count.unwrap_or(0));
     if !meta::is_terminating(&set.metadata) {
         round.step(current == newest, &mut plan);
     }
@@ -118,7 +118,8 @@ impl Round<'_> {
         let active = |pod: &&&Arc<Pod>| !meta::is_terminating(&pod.metadata);
         status.replicas = as_i32(self.pods.len());
         status.ready_replicas = number(all().filter(|pod| pods::is_ready(pod)).count());
-        status.available_replicas = number(all().filter(|pod| self.is_available(pod)).count());
+        status.available_replicas =
+            Some(as_i32(all().filter(|pod| self.is_available(pod)).count()));
         let of = |name: &str| {
             all()
                 .filter(active)

@@ -26,6 +26,11 @@ fn job_defaults(spec: &mut Map<String, Value>) {
     fill(spec, "completionMode", "NonIndexed");
     fill(spec, "suspend", false);
     fill(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    job_template(spec);
+}
+
+/// What a cron job's template has from the start too; the rest its jobs get when they are made.
+fn job_template(spec: &mut Map<String, Value>) {
     if let Some(template) = map_mut(spec, "template") {
         fill(template, "metadata", json!({}));
         if let Some(pod) = template
@@ -52,7 +57,7 @@ fn job_rules(spec: &Value, path: &Path, faults: &mut Faults) {
         }
     }
     let mode = meta::text(spec, &["completionMode"]);
-    if !matches!(mode, "NonIndexed" | "Indexed") {
+    if !matches!(mode, "" | "NonIndexed" | "Indexed") {
         let known = &["NonIndexed", "Indexed"];
         faults.unsupported(&path.child("completionMode"), mode, known);
     }
@@ -149,7 +154,7 @@ impl Behaviour for CronJobs {
             fill(template, "metadata", json!({}));
             fill(template, "spec", json!({}));
             if let Some(job) = map_mut(template, "spec") {
-                job_defaults(job);
+                job_template(job);
             }
         }
     }

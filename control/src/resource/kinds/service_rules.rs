@@ -14,6 +14,23 @@ pub const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 /// How long session affinity may last, in seconds.
 const AFFINITY_LIMIT: i64 = 86_400;
 
+/// Who changes clusterIP alone means the first of clusterIPs.
+pub fn follow_first_address(object: &mut Value, old: &Value) {
+    let single = object["spec"]["clusterIP"].clone();
+    let same_list = object["spec"]["clusterIPs"] == old["spec"]["clusterIPs"];
+    let was = meta::text(old, &["spec", "clusterIP"]);
+    let changed = single
+        .as_str()
+        .is_some_and(|now| !now.is_empty() && now != was);
+    if changed
+        && same_list
+        && !was.is_empty()
+        && let Some(first) = object["spec"]["clusterIPs"].get_mut(0)
+    {
+        *first = single;
+    }
+}
+
 /// What an update that leaves allocated values out keeps: addresses always, node ports where the type has them.
 pub fn carry_over(object: &mut Value, old: &Value) {
     let kind = meta::text(object, &["spec", "type"]).to_owned();

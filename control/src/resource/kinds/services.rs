@@ -64,6 +64,7 @@ impl Behaviour for Services {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value) {
+        service_rules::follow_first_address(object, old);
         service_rules::carry_over(object, old);
         service_rules::drop_with_type(object, old);
     }

@@ -355,6 +355,19 @@ fn a_service_keeps_its_address_and_ports() {
 }
 
 #[test]
+fn another_address_alone_is_meant_for_the_list_too() {
+    let old = json!({"spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}});
+    let mut new = set(old.clone(), "/spec/clusterIP", json!("10.0.0.2"));
+    with_row(rows::SERVICES, |row| {
+        row.behaviour.prepare_update(&mut new, &old);
+    });
+    assert_eq!(new["spec"]["clusterIPs"], json!(["10.0.0.2"]));
+    let found = change_faults(rows::SERVICES, &old, &new);
+    let expected = "spec.clusterIPs[0]: Invalid value: \"10.0.0.2\": may not change once set";
+    assert!(found.contains(&expected.to_owned()), "{found:?}");
+}
+
+#[test]
 fn workloads() {
     let deployment = json!({"metadata": {"name": "d"}, "spec": {
         "selector": {"matchLabels": {"app": "d"}},

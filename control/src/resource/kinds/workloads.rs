@@ -124,6 +124,16 @@ impl Behaviour for DaemonSets {
         object["status"] = json!({
             "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
         });
+        count_template(object, 1);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        let counted = meta::text(old, &["metadata", "annotations", TEMPLATES]);
+        let moved = object["spec"]["template"] != old["spec"]["template"];
+        let count = counted.parse().unwrap_or(0) + i64::from(moved);
+        if count > 0 {
+            count_template(object, count);
+        }
     }
 
     fn validate(&self, object: &Value, faults: &mut Faults) {
@@ -165,6 +175,17 @@ impl Behaviour for DaemonSets {
     }
 }
 
+/// Where a daemon set counts its templates; the field of old versions lives on in it.
+const TEMPLATES: &str = "deprecated.daemonset.template.generation";
+
+fn count_template(object: &mut Value, count: i64) {
+    let metadata = meta::child_mut(object, "metadata");
+    fill(metadata, "annotations", json!({}));
+    if let Some(annotations) = map_mut(metadata, "annotations") {
+        annotations.insert(TEMPLATES.to_owned(), json!(count.to_string()));
+    }
+}
+
 /// What of a stateful set's spec may change.
 const CHANGEABLE: &[&str] = &[
     "replicas",
@@ -182,6 +203,11 @@ impl Behaviour for StatefulSets {
         fill(spec, "replicas", 1);
         fill(spec, "podManagementPolicy", "OrderedReady");
         fill(spec, "revisionHistoryLimit", 10);
+        fill(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+        if let Some(policy) = map_mut(spec, "persistentVolumeClaimRetentionPolicy") {
+            fill(policy, "whenDeleted", "Retain");
+            fill(policy, "whenScaled", "Retain");
+        }
         fill(spec, "updateStrategy", json!({}));
         if let Some(strategy) = map_mut(spec, "updateStrategy") {
             fill(strategy, "type", "RollingUpdate");
@@ -444,5 +470,27 @@ fn share(rolling: &Value, field: &str, path: &Path, faults: &mut Faults) -> Opti
             }
             count
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_set_counts_its_templates() {
+        let count =
+            |object: &Value| meta::text(object, &["metadata", "annotations", TEMPLATES]).to_owned();
+        let mut old = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {}}}});
+        DaemonSets.prepare_create(&mut old);
+        assert_eq!(count(&old), "1");
+        let mut new = old.clone();
+        new["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+        DaemonSets.prepare_update(&mut new, &old);
+        assert_eq!(count(&new), "2");
+        let mut same = new.clone();
+        same["metadata"]["annotations"] = json!({});
+        DaemonSets.prepare_update(&mut same, &new);
+        assert_eq!(count(&same), "2");
     }
 }
