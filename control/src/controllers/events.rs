@@ -184,7 +184,8 @@ impl Writer {
             }
         }
         let name = format!("{}.{:x}", occurrence.regarding.name, when.as_nanosecond());
-        let event = event(occurrence, self.component, &namespace, &name, when);
+        let component = voice(self.component, &occurrence.regarding.kind);
+        let event = event(occurrence, component, &namespace, &name, when);
         match self.client.create(EVENTS, Some(&namespace), event).await {
             Ok(_) => {}
             // A namespace that is being cleared takes no events, and none is missed.
@@ -206,6 +207,21 @@ impl Writer {
         }
         self.order.push_back(occurrence.clone());
         self.known.insert(occurrence, Known { name, count: 1 });
+    }
+}
+
+/// Who speaks, as Kubernetes names its controllers: each kind's has its own voice.
+fn voice(component: &'static str, kind: &str) -> &'static str {
+    match (component, kind) {
+        ("kube-controller-manager", "Deployment") => "deployment-controller",
+        ("kube-controller-manager", "ReplicaSet") => "replicaset-controller",
+        ("kube-controller-manager", "StatefulSet") => "statefulset-controller",
+        ("kube-controller-manager", "DaemonSet") => "daemonset-controller",
+        ("kube-controller-manager", "Job") => "job-controller",
+        ("kube-controller-manager", "CronJob") => "cronjob-controller",
+        ("kube-controller-manager", "Node") => "node-controller",
+        ("kube-controller-manager", "Service") => "endpoint-slice-controller",
+        _ => component,
     }
 }
 
