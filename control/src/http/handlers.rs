@@ -289,6 +289,10 @@ impl Exchange<'_> {
         body: Body,
     ) -> Result<Response<Body>, Status> {
         let engine = &self.server.engine;
+        // Before the body is read: it may be of a type that is not known either.
+        if row.subresource(subresource).is_none() {
+            return Err(Status::no_such_path());
+        }
         match self.parts.method {
             Method::GET | Method::HEAD => {
                 let found = engine

@@ -12,6 +12,7 @@ use crate::api::engine::Engine;
 use crate::api::rbac::{Action, SERVICE_ACCOUNT_USER};
 use crate::api::tokens::ISSUER;
 use crate::api::{Caller, Status};
+use crate::pki::Fingerprint;
 
 /// The user without credentials.
 const ANONYMOUS: &str = "system:anonymous";
@@ -133,6 +134,9 @@ fn anonymous() -> Caller {
     }
 }
 
+/// Which extra says by which credential somebody is known.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
 /// User: the common name; groups: the organizations.
 fn from_certificate(certificate: &[u8]) -> Option<Caller> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -144,9 +148,12 @@ fn from_certificate(certificate: &[u8]) -> Option<Caller> {
         .map(str::to_owned)
         .collect();
     groups.push(AUTHENTICATED.to_owned());
+    let digest = Fingerprint::of(certificate);
+    let credential = (CREDENTIAL.to_owned(), vec![format!("X509SHA256={digest}")]);
     Some(Caller {
         user,
         groups,
+        extra: BTreeMap::from([credential]),
         ..Caller::default()
     })
 }

@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, header};
 use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::super::handlers::Exchange;
 use super::{Query, Target};
@@ -12,7 +13,7 @@ use crate::api::{Status, meta};
 /// Passes a container's log on, as it comes.
 pub async fn answer(exchange: &Exchange<'_>, target: &Target) -> Result<Response<Body>, Status> {
     let asked = &exchange.query;
-    let container = target.container(asked.get("container").filter(|name| !name.is_empty()))?;
+    let container = target.container(asked_for(exchange))?;
     let mut query = Query::default();
     for flag in ["follow", "previous", "timestamps"] {
         if asked.flag(flag) {
@@ -50,8 +51,23 @@ pub async fn answer(exchange: &Exchange<'_>, target: &Target) -> Result<Response
     let chunks = futures::StreamExt::take_until(body.into_data_stream(), async move {
         stop.cancelled().await;
     });
-    let mut response = Response::new(Body::from_stream(chunks));
+    Ok(text(Body::from_stream(chunks)))
+}
+
+/// What a pod without a node wrote: nothing, as far as the question makes sense.
+pub fn of_no_node(exchange: &Exchange<'_>, pod: &Value) -> Result<Response<Body>, Status> {
+    super::container(pod, asked_for(exchange))?;
+    Ok(text(Body::empty()))
+}
+
+fn asked_for<'a>(exchange: &'a Exchange<'_>) -> Option<&'a str> {
+    let asked = exchange.query.get("container");
+    asked.filter(|name| !name.is_empty())
+}
+
+fn text(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let text = HeaderValue::from_static("text/plain");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
-    Ok(response)
+    response
 }

@@ -74,37 +74,41 @@ impl Target {
         meta::uid(&self.pod.value)
     }
 
-    /// The container that is asked for, or the only one, or the one that an annotation names.
     fn container(&self, asked: Option<&str>) -> Result<String, Status> {
-        let names = |list: &str| -> Vec<&str> {
-            let containers = meta::list(&self.pod.value, &["spec", list]).iter();
-            containers.map(|one| meta::text(one, &["name"])).collect()
-        };
-        let (init, main) = (names("initContainers"), names("containers"));
-        if let Some(asked) = asked {
-            if init.contains(&asked) || main.contains(&asked) {
-                return Ok(asked.to_owned());
-            }
-            return Err(Status::bad_request(format!(
-                "container {asked} is not valid for pod {}",
-                self.name()
-            )));
+        container(&self.pod.value, asked)
+    }
+}
+
+/// A pod's container that is asked for, or the only one, or the one that an annotation names.
+fn container(pod: &Value, asked: Option<&str>) -> Result<String, Status> {
+    let names = |list: &str| -> Vec<&str> {
+        let containers = meta::list(pod, &["spec", list]).iter();
+        containers.map(|one| meta::text(one, &["name"])).collect()
+    };
+    let (init, main) = (names("initContainers"), names("containers"));
+    if let Some(asked) = asked {
+        if init.contains(&asked) || main.contains(&asked) {
+            return Ok(asked.to_owned());
         }
-        let default = [
-            "metadata",
-            "annotations",
-            "kubectl.kubernetes.io/default-container",
-        ];
-        let default = meta::text(&self.pod.value, &default);
-        match main.as_slice() {
-            _ if main.contains(&default) => Ok(default.to_owned()),
-            [only] => Ok((*only).to_owned()),
-            several => Err(Status::bad_request(format!(
-                "a container name must be specified for pod {}, choose one of: [{}]",
-                self.name(),
-                several.join(" ")
-            ))),
-        }
+        return Err(Status::bad_request(format!(
+            "container {asked} is not valid for pod {}",
+            meta::name(pod)
+        )));
+    }
+    let default = [
+        "metadata",
+        "annotations",
+        "kubectl.kubernetes.io/default-container",
+    ];
+    let default = meta::text(pod, &default);
+    match main.as_slice() {
+        _ if main.contains(&default) => Ok(default.to_owned()),
+        [only] => Ok((*only).to_owned()),
+        several => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {}, choose one of: [{}]",
+            meta::name(pod),
+            several.join(" ")
+        ))),
     }
 }
 
@@ -128,6 +132,9 @@ impl Exchange<'_> {
             .read_for(self.caller, row.id, key, (verb, kind.name()))
             .await?;
         let node = meta::text(&pod.value, &["spec", "nodeName"]).to_owned();
+        if node.is_empty() && kind == Kind::Log {
+            return logs::of_no_node(self, &pod.value);
+        }
         if node.is_empty() {
             return Err(Status::bad_request(format!(
                 "pod {} does not have a host assigned",
