@@ -30,6 +30,7 @@ mod applying;
 mod budgets;
 mod clients;
 mod generators;
+mod golden;
 mod kubectl;
 mod protocol;
 mod storage;
