@@ -13,6 +13,7 @@ mod inside;
 mod life;
 mod names;
 mod recovery;
+mod scheduling;
 mod seeing;
 mod sharing;
 mod start_up;
@@ -112,6 +113,18 @@ const TESTS: &[Test] = &[
     (
         "bad_services/an_unknown_value_is_an_event",
         bad_services::an_unknown_value_is_an_event,
+    ),
+    (
+        "scheduling/anti_affinity_spreads_over_nodes",
+        scheduling::anti_affinity_spreads_over_nodes,
+    ),
+    (
+        "scheduling/priority_takes_the_place_of_others",
+        scheduling::priority_takes_the_place_of_others,
+    ),
+    (
+        "scheduling/a_stateful_set_keeps_its_data",
+        scheduling::a_stateful_set_keeps_its_data,
     ),
     (
         "bad_hosts/a_wrong_token_is_refused",
