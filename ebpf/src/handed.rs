@@ -16,6 +16,12 @@ pub trait Hand: Copy {
     /// This CPU's room for it. Stages are called one after the other, none by another: one room is enough.
     #[cfg(feature = "old-kernels")]
     fn room() -> Option<*mut Self>;
+    /// Puts a copy of it somewhere.
+    ///
+    /// # Safety
+    /// `room` must be valid for it to be written.
+    #[cfg(feature = "old-kernels")]
+    unsafe fn put(&self, room: *mut Self);
     /// What is handed over in its place: zero.
     #[cfg(feature = "old-kernels")]
     type Nothing: Default;
@@ -74,7 +80,7 @@ mod way {
     pub fn hand<T: Hand>(what: &T) -> Handed<T> {
         if let Some(room) = T::room() {
             // SAFETY: the memory is this CPU's own, and no program that uses it interrupts another.
-            unsafe { room.write(*what) };
+            unsafe { what.put(room) };
         }
         T::Nothing::default()
     }
@@ -85,7 +91,7 @@ mod way {
         let outcome = stage(hand(what));
         if let Some(room) = T::room() {
             // SAFETY: as in `hand`.
-            *what = unsafe { room.read() };
+            unsafe { (*room).put(what) };
         }
         outcome
     }
@@ -108,12 +114,22 @@ mod way {
 }
 
 macro_rules! rooms {
-    ($($map:ident: $type:ty),*) => {$(
+    ($($map:ident: $type:ty { $($field:ident),* }),*) => {$(
         #[cfg(feature = "old-kernels")]
         #[aya_ebpf::macros::map]
         static $map: aya_ebpf::maps::PerCpuArray<$type> = aya_ebpf::maps::PerCpuArray::with_max_entries(1, 0);
 
         impl Hand for $type {
+            // Field by field: what is between them was never written, and these kernels' verifiers refuse to see it read.
+            #[cfg(feature = "old-kernels")]
+            #[inline(always)]
+            unsafe fn put(&self, room: *mut Self) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    $((*room).$field = self.$field;)*
+                }
+            }
+
             #[cfg(feature = "old-kernels")]
             type Nothing = u32;
 
@@ -133,4 +149,20 @@ macro_rules! rooms {
     )*};
 }
 
-rooms!(PACKET_V4: Packet<V4>, PACKET_V6: Packet<V6>, REWRITE_V4: Rewrite<V4>, REWRITE_V6: Rewrite<V6>);
+macro_rules! families {
+    ($packet_v4:ident, $packet_v6:ident, $rewrite_v4:ident, $rewrite_v6:ident) => {
+        families!(@packet $packet_v4: V4, $packet_v6: V6);
+        families!(@rewrite $rewrite_v4: V4, $rewrite_v6: V6);
+    };
+    (@packet $($map:ident: $family:ty),*) => {
+        rooms!($($map: Packet<$family> {
+            source, destination, source_port, destination_port, checksum, transport_length, transport, length,
+            protocol, tcp_flags, hops
+        }),*);
+    };
+    (@rewrite $($map:ident: $family:ty),*) => {
+        rooms!($($map: Rewrite<$family> { source, destination, source_port, destination_port }),*);
+    };
+}
+
+families!(PACKET_V4, PACKET_V6, REWRITE_V4, REWRITE_V6);
