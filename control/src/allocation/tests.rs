@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Allocations, Ranges, repair::Repair};
 use crate::store::{
-    self, Guard, KeyValue, LeaseId, Range, RangeQuery, Revision, Store, Watch, Written,
+    self, Action, Guard, KeyValue, LeaseId, Range, RangeQuery, Revision, Store, Watch, Write,
+    Written,
 };
 
 /// As much of a store as allocation uses.
@@ -45,45 +46,34 @@ impl Store for Memory {
         })
     }
 
-    async fn put(
-        &self,
-        key: &[u8],
-        value: Bytes,
-        guard: Guard,
-        _: Option<LeaseId>,
-    ) -> Result<Written, store::Error> {
+    async fn write(&self, write: Write) -> Result<Written, store::Error> {
         let mut state = self.state.lock().expect("whole");
-        let found = state.1.get(key).cloned();
-        if guard == Guard::Absent && found.is_some() {
+        let found = state.1.get(&write.key).cloned();
+        let holds = match (&found, write.guard) {
+            (Some(entry), Guard::At(revision)) => entry.mod_revision == revision,
+            (None, Guard::Absent) | (_, Guard::Any) => true,
+            _ => false,
+        };
+        if !holds || (found.is_none() && write.action == Action::Delete) {
             return Ok(Written::Refused(found));
         }
         state.0 += 1;
         let revision = state.0;
-        let key = Bytes::copy_from_slice(key);
-        let entry = KeyValue {
-            key: key.clone(),
-            value,
-            create_revision: revision,
-            mod_revision: revision,
-        };
-        state.1.insert(key, entry);
-        Ok(Written::Done(revision))
-    }
-
-    async fn delete(&self, key: &[u8], guard: Guard) -> Result<Written, store::Error> {
-        let mut state = self.state.lock().expect("whole");
-        let found = state.1.get(key).cloned();
-        let holds = match (&found, guard) {
-            (Some(entry), Guard::At(revision)) => entry.mod_revision == revision,
-            (Some(_), Guard::Any) => true,
-            _ => false,
-        };
-        if !holds {
-            return Ok(Written::Refused(found));
+        match write.action {
+            Action::Put { value, .. } => {
+                let entry = KeyValue {
+                    key: write.key.clone(),
+                    value,
+                    create_revision: revision,
+                    mod_revision: revision,
+                };
+                state.1.insert(write.key, entry);
+            }
+            Action::Delete => {
+                state.1.remove(&write.key);
+            }
         }
-        state.0 += 1;
-        state.1.remove(key);
-        Ok(Written::Done(state.0))
+        Ok(Written::Done(revision))
     }
 
     async fn watch(&self, _: &[u8], _: Option<Revision>) -> Result<Watch, store::Error> {

@@ -297,7 +297,8 @@ impl From<store::Error> for Status {
                 "InsufficientStorage",
                 format!("nothing was written: {}", chain(&error)),
             ),
-            store::Error::NoSuchLease(_) | store::Error::Unavailable(_) => {
+            store::Error::Sealed { .. } => Self::internal(chain(&error)),
+            store::Error::NoSuchLease(_) | store::Error::Fenced | store::Error::Unavailable(_) => {
                 Self::unavailable(chain(&error))
             }
         }

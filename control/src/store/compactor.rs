@@ -8,7 +8,7 @@ use super::{Error, Revision, Store};
 /// As kube-apiserver does: between five and ten minutes of history are kept.
 pub const INTERVAL: Duration = Duration::from_mins(5);
 
-/// Compacts until it is dropped. Several servers on one store may do this side by side.
+/// Compacts until it is dropped. The leader does this; should two of them do it at once, nothing is lost.
 pub async fn run(store: Arc<dyn Store>, interval: Duration) {
     let mut seen: Option<Revision> = None;
     let mut ticks = tokio::time::interval(interval);

@@ -9,15 +9,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub mod backup;
 pub mod compactor;
 pub mod embedded;
 pub mod etcd;
 mod feed;
+mod fenced;
+pub mod rebased;
+pub mod sealed;
 #[cfg(test)]
 mod suite;
 
 pub use embedded::Embedded;
 pub use etcd::Etcd;
+pub use fenced::Fenced;
 
 /// The largest value that is stored, etcd's default limit of a request: 1.5 MiB.
 pub const VALUE_LIMIT: usize = 3 << 19;
@@ -52,6 +57,64 @@ pub enum Guard {
 /// A lease: keys put under it are deleted when it expires or is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub i64);
+
+/// A key that must still be there, as it was made at this revision, for a write to another key to take place. It is the
+/// mark of a leader's term: once that key is gone or made anew, nothing more is written in the name of the term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Which key.
+    pub key: Bytes,
+    /// The revision that created it.
+    pub create_revision: Revision,
+}
+
+/// What a write does to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Gives it a value.
+    Put {
+        /// The value.
+        value: Bytes,
+        /// The lease that the key is to live under.
+        lease: Option<LeaseId>,
+    },
+    /// Ends it.
+    Delete,
+}
+
+/// One write; it takes place as a whole, at one revision, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Which key.
+    pub key: Bytes,
+    /// What must hold of that key.
+    pub guard: Guard,
+    /// What becomes of it.
+    pub action: Action,
+    /// What must hold of another key, in the same transaction.
+    pub fence: Option<Fence>,
+}
+
+impl Write {
+    /// What is put, if anything.
+    fn value(&self) -> Option<&Bytes> {
+        match &self.action {
+            Action::Put { value, .. } => Some(value),
+            Action::Delete => None,
+        }
+    }
+
+    /// Refuses a value that is over the limit.
+    fn check_size(&self) -> Result<(), Error> {
+        match self.value() {
+            Some(value) if value.len() > VALUE_LIMIT => Err(Error::TooLarge {
+                size: value.len(),
+                limit: VALUE_LIMIT,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// What a guarded write came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +230,17 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The write's fence does not hold: whoever writes leads no longer. Nothing was written.
+    #[error("the term of this leader is over")]
+    Fenced,
+    /// What is stored can't be opened with the keys that this server has.
+    #[error("the value of {key} can't be opened")]
+    Sealed {
+        /// Whose.
+        key: String,
+        /// Why; it shows nothing of the value.
+        source: sealed::OpenError,
+    },
     /// There is no space left to write to.
     #[error("the store's disk is full")]
     Full(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -184,17 +258,37 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a page of keys.
     async fn range(&self, query: RangeQuery) -> Result<Range, Error>;
 
-    /// Writes a key if its guard holds, under a lease if one is given.
+    /// Writes or deletes a key if its guard holds, and its fence, without which it fails with [`Error::Fenced`].
+    /// Deleting what is absent under [`Guard::Any`] is refused with `None`.
+    async fn write(&self, write: Write) -> Result<Written, Error>;
+
+    /// Puts a key if its guard holds, under a lease if one is given.
     async fn put(
         &self,
         key: &[u8],
         value: Bytes,
         guard: Guard,
         lease: Option<LeaseId>,
-    ) -> Result<Written, Error>;
+    ) -> Result<Written, Error> {
+        self.write(Write {
+            key: Bytes::copy_from_slice(key),
+            guard,
+            action: Action::Put { value, lease },
+            fence: None,
+        })
+        .await
+    }
 
-    /// Deletes a key if its guard holds. Deleting what is absent under [`Guard::Any`] is refused with `None`.
-    async fn delete(&self, key: &[u8], guard: Guard) -> Result<Written, Error>;
+    /// Deletes a key if its guard holds.
+    async fn delete(&self, key: &[u8], guard: Guard) -> Result<Written, Error> {
+        self.write(Write {
+            key: Bytes::copy_from_slice(key),
+            guard,
+            action: Action::Delete,
+            fence: None,
+        })
+        .await
+    }
 
     /// Follows the keys under a prefix, beginning with the changes *at* `from`; `None` begins with the next change.
     async fn watch(&self, prefix: &[u8], from: Option<Revision>) -> Result<Watch, Error>;

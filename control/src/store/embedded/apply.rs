@@ -10,7 +10,7 @@ use super::tables::{
     FIRST, LATEST, LEASE_KEYS, LEASES, LOG, META, META_NEXT_LEASE, META_OLDEST, META_SWEPT, decode,
     load,
 };
-use crate::store::{Change, Error, Guard, KeyValue, LeaseId, Revision, Written};
+use crate::store::{Action, Change, Error, Guard, KeyValue, LeaseId, Revision, Write, Written};
 
 /// How many revisions one commit of the sweep goes over, so that writers wait for no more than that.
 const SWEEP: Revision = 2048;
@@ -71,7 +71,20 @@ impl<'t> Batch<'t> {
         }
     }
 
-    pub fn put(
+    pub fn write(&mut self, write: &Write) -> Answer<Written> {
+        if let Some(fence) = &write.fence {
+            let there = self.standing(&fence.key)?.current;
+            if there.is_none_or(|kv| kv.create_revision != fence.create_revision) {
+                return Ok(Err(Error::Fenced));
+            }
+        }
+        match &write.action {
+            Action::Put { value, lease } => self.put(&write.key, value, write.guard, *lease),
+            Action::Delete => self.delete(&write.key, write.guard),
+        }
+    }
+
+    fn put(
         &mut self,
         key: &[u8],
         value: &Bytes,
@@ -112,7 +125,7 @@ impl<'t> Batch<'t> {
         Ok(Ok(Written::Done(revision)))
     }
 
-    pub fn delete(&mut self, key: &[u8], guard: Guard) -> Answer<Written> {
+    fn delete(&mut self, key: &[u8], guard: Guard) -> Answer<Written> {
         let standing = self.standing(key)?;
         if standing.current.is_none() || !holds(guard, standing.current.as_ref()) {
             return Ok(Ok(Written::Refused(standing.current)));

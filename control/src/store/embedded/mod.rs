@@ -28,10 +28,7 @@ mod writer;
 pub use file::{OpenError, Options};
 
 use super::feed::{self, Chunk, Feed, History, Limits};
-use super::{
-    Error, Guard, KeyValue, LeaseId, Range, RangeQuery, Revision, Store, VALUE_LIMIT, Watch,
-    Written,
-};
+use super::{Error, KeyValue, LeaseId, Range, RangeQuery, Revision, Store, Watch, Write, Written};
 use file::Handle;
 use tables::Snapshot;
 use writer::{Answer, Operation, Request, Writer};
@@ -110,13 +107,6 @@ impl Embedded {
             .map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
-
-    async fn write(&self, operation: Operation) -> Result<Written, Error> {
-        match self.ask(operation).await? {
-            Answer::Written(written) => Ok(written),
-            Answer::Granted(_) | Answer::Done => unreachable!("a write is answered as one"),
-        }
-    }
 }
 
 fn ended() -> Error {
@@ -158,32 +148,12 @@ impl Store for Embedded {
             .await?
     }
 
-    async fn put(
-        &self,
-        key: &[u8],
-        value: Bytes,
-        guard: Guard,
-        lease: Option<LeaseId>,
-    ) -> Result<Written, Error> {
-        if value.len() > VALUE_LIMIT {
-            return Err(Error::TooLarge {
-                size: value.len(),
-                limit: VALUE_LIMIT,
-            });
+    async fn write(&self, write: Write) -> Result<Written, Error> {
+        write.check_size()?;
+        match self.ask(Operation::Write(write)).await? {
+            Answer::Written(written) => Ok(written),
+            Answer::Granted(_) | Answer::Done => unreachable!("a write is answered as one"),
         }
-        let key = Bytes::copy_from_slice(key);
-        self.write(Operation::Put {
-            key,
-            value,
-            guard,
-            lease,
-        })
-        .await
-    }
-
-    async fn delete(&self, key: &[u8], guard: Guard) -> Result<Written, Error> {
-        let key = Bytes::copy_from_slice(key);
-        self.write(Operation::Delete { key, guard }).await
     }
 
     async fn watch(&self, prefix: &[u8], from: Option<Revision>) -> Result<Watch, Error> {

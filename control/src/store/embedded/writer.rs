@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use redb::ReadableDatabase;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -13,35 +12,18 @@ use super::file::{Handle, is_full};
 use super::leases::Leases;
 use super::tables::{Snapshot, stored_leases};
 use crate::store::feed::Feed;
-use crate::store::{Error, Guard, LeaseId, Revision, Written};
+use crate::store::{Error, LeaseId, Revision, Write, Written};
 
 /// How many requests one commit may carry.
 const BATCH: usize = 512;
 
 /// What the writer is asked to do.
 pub(super) enum Operation {
-    Put {
-        key: Bytes,
-        value: Bytes,
-        guard: Guard,
-        lease: Option<LeaseId>,
-    },
-    Delete {
-        key: Bytes,
-        guard: Guard,
-    },
-    Compact {
-        revision: Revision,
-    },
-    Grant {
-        ttl: Duration,
-    },
-    KeepAlive {
-        lease: LeaseId,
-    },
-    Revoke {
-        lease: LeaseId,
-    },
+    Write(Write),
+    Compact { revision: Revision },
+    Grant { ttl: Duration },
+    KeepAlive { lease: LeaseId },
+    Revoke { lease: LeaseId },
 }
 
 /// What came of an operation.
@@ -246,13 +228,7 @@ impl Failure {
 
 fn apply(batch: &mut Batch, operation: &Operation) -> Result<Result<Answer, Error>, redb::Error> {
     let answer = match operation {
-        Operation::Put {
-            key,
-            value,
-            guard,
-            lease,
-        } => batch.put(key, value, *guard, *lease)?.map(Answer::Written),
-        Operation::Delete { key, guard } => batch.delete(key, *guard)?.map(Answer::Written),
+        Operation::Write(write) => batch.write(write)?.map(Answer::Written),
         Operation::Compact { revision } => batch.compact(*revision)?.map(|()| Answer::Done),
         Operation::Grant { ttl } => Ok(Answer::Granted(batch.grant(*ttl)?)),
         Operation::KeepAlive { .. } => Ok(Answer::Done),

@@ -35,6 +35,24 @@ pub(super) fn refusal(error: &EtcdError) -> Option<Refusal> {
     }
 }
 
+/// Whether asking again, or asking another member, can't help.
+pub(super) fn is_final(error: &EtcdError) -> bool {
+    let EtcdError::GRpcStatus(status) = error else {
+        return !matches!(error, EtcdError::TransportError(_));
+    };
+    refusal(error).is_some()
+        || matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
+                | Code::FailedPrecondition
+                | Code::NotFound
+                | Code::OutOfRange
+        )
+}
+
 /// The error of a request that is about no revision; callers add which lease or size it was.
 pub(super) fn unavailable(error: EtcdError) -> Error {
     match refusal(&error) {

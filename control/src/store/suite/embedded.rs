@@ -59,6 +59,10 @@ impl Subject for File {
         Arc::new(self.store.clone().unwrap())
     }
 
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     async fn restart(&mut self) {
         self.store = None;
         self.open().await;

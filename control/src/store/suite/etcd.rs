@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::store::Etcd;
-use crate::store::etcd::ConnectError;
+use crate::store::etcd::{ConnectError, Tls};
 
 /// Another process may take a port between our look and etcd's start.
 const ATTEMPTS: usize = 5;
@@ -34,10 +34,11 @@ impl Server {
     async fn connect(&mut self) -> Option<Etcd> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let refused = match Etcd::connect_limited(&[self.endpoint()], LIMITS).await {
-                Ok(store) => return Some(store),
-                Err(error) => error,
-            };
+            let refused =
+                match Etcd::connect_limited(&[self.endpoint()], Tls::default(), LIMITS).await {
+                    Ok(store) => return Some(store),
+                    Err(error) => error,
+                };
             if self.process.try_wait().unwrap().is_some() {
                 return None;
             }
@@ -120,6 +121,10 @@ impl Subject for Server {
         Arc::new(self.store.clone().unwrap())
     }
 
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Kills etcd without warning. Our side stays as it is and has to find its way back.
     async fn restart(&mut self) {
         kill(&mut self.process);
@@ -152,7 +157,7 @@ async fn a_new_server_serves_watches_of_the_past() {
     for number in 0..3 {
         put(&*server.store(), "/k", &number.to_string()).await;
     }
-    let second = Etcd::connect_limited(&[server.endpoint()], LIMITS)
+    let second = Etcd::connect_limited(&[server.endpoint()], Tls::default(), LIMITS)
         .await
         .unwrap();
     let mut watch = second.watch(b"/k", Some(2)).await.unwrap();
@@ -168,11 +173,11 @@ async fn a_new_server_serves_watches_of_the_past() {
 async fn what_does_not_answer_is_named() {
     let [port, _] = free_ports();
     let endpoint = format!("http://127.0.0.1:{port}");
-    let Err(error) = Etcd::connect(std::slice::from_ref(&endpoint)).await else {
+    let Err(error) = Etcd::connect(std::slice::from_ref(&endpoint), Tls::default()).await else {
         panic!("nobody listens there");
     };
     assert!(error.to_string().contains(&endpoint), "{error}");
-    let Err(error) = Etcd::connect(&["nonsense".to_owned()]).await else {
+    let Err(error) = Etcd::connect(&["nonsense".to_owned()], Tls::default()).await else {
         panic!("that is no address");
     };
     assert!(matches!(error, ConnectError::Endpoint(_)), "{error:?}");

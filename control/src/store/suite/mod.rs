@@ -1,5 +1,6 @@
 //! What every backend must do. The tests are written once, against [`Subject`], and run on each backend.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,16 @@ use super::{
     Written,
 };
 
+mod backups;
 mod crash;
 mod embedded;
 mod etcd;
 mod full;
 mod history;
 mod leases;
+mod members;
 mod model;
+mod sealing;
 mod watches;
 mod writes;
 
@@ -38,6 +42,8 @@ trait Subject: Sized + Send {
     async fn start() -> Self;
     /// The store, as it is now.
     fn store(&self) -> Arc<dyn Store>;
+    /// Where all of its files are.
+    fn folder(&self) -> &Path;
     /// Ends the backend and starts it again on the same data.
     async fn restart(&mut self);
 }
@@ -58,6 +64,17 @@ macro_rules! suite {
             writes::deletes_are_guarded,
             writes::one_of_many_racing_writers_wins,
             writes::large_values_are_refused,
+            writes::a_fence_ends_with_its_key,
+            writes::a_fence_is_compared_in_the_same_write,
+            sealing::secrets_are_sealed_at_rest,
+            sealing::sealed_values_are_watched_and_read_back,
+            sealing::moved_values_are_refused,
+            sealing::keys_rotate,
+            sealing::the_wrong_key_is_said_so,
+            backups::a_backup_fills_an_empty_store,
+            backups::revisions_go_on_beyond_a_restore,
+            backups::a_backup_shows_one_revision_under_writers,
+            backups::damaged_backups_change_nothing,
             history::pages_show_one_revision,
             history::past_revisions_can_be_read,
             history::future_revisions_are_refused,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::store::VALUE_LIMIT;
+use crate::store::{Action, Fence, VALUE_LIMIT, Write};
 
 pub(super) async fn revisions_count_as_in_etcd<S: Subject>() {
     let subject = S::start().await;
@@ -140,4 +140,92 @@ pub(super) async fn large_values_are_refused<S: Subject>() {
             .unwrap(),
     );
     assert_eq!(store.get(b"/a").await.unwrap().unwrap().value, fits);
+}
+
+fn fenced(key: &str, value: Option<&str>, guard: Guard, fence: &Fence) -> Write {
+    Write {
+        key: bytes(key),
+        guard,
+        action: match value {
+            Some(value) => Action::Put {
+                value: bytes(value),
+                lease: None,
+            },
+            None => Action::Delete,
+        },
+        fence: Some(fence.clone()),
+    }
+}
+
+pub(super) async fn a_fence_ends_with_its_key<S: Subject>() {
+    let subject = S::start().await;
+    let store = subject.store();
+    let made = put(&*store, "/leader", "a").await;
+    let fence = Fence {
+        key: bytes("/leader"),
+        create_revision: made,
+    };
+    let first = fenced("/k", Some("1"), Guard::Absent, &fence);
+    let revision = done(store.write(first.clone()).await.unwrap());
+    // The guard of the key itself is still told apart from the fence.
+    let refused = store.write(first).await.unwrap();
+    assert!(matches!(refused, Written::Refused(Some(there)) if there.mod_revision == revision));
+    // Another value of the leader's key is the same term.
+    put(&*store, "/leader", "a, still").await;
+    let second = fenced("/k", Some("2"), Guard::At(revision), &fence);
+    let revision = done(store.write(second).await.unwrap());
+    delete(&*store, "/leader").await;
+    let late = fenced("/k", Some("3"), Guard::At(revision), &fence);
+    let error = store.write(late.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Fenced), "{error:?}");
+    // A new term is another key, though it has the same name.
+    put(&*store, "/leader", "b").await;
+    for write in [
+        late,
+        fenced("/k", Some("3"), Guard::Any, &fence),
+        fenced("/k", None, Guard::At(revision), &fence),
+        fenced("/new", Some("3"), Guard::Absent, &fence),
+    ] {
+        let error = store.write(write).await.unwrap_err();
+        assert!(matches!(error, Error::Fenced), "{error:?}");
+    }
+    assert_eq!(value(&*store, "/k").await.as_deref(), Some("2"));
+    assert_eq!(value(&*store, "/new").await, None);
+}
+
+/// Two leaders count one key up while the term changes hands again and again: what is counted under a fence adds up.
+pub(super) async fn a_fence_is_compared_in_the_same_write<S: Subject>() {
+    const TERMS: i64 = 30;
+    let subject = S::start().await;
+    let store = subject.store();
+    let mut made = put(&*store, "/leader", "0").await;
+    for term in 1..=TERMS {
+        let fence = Fence {
+            key: bytes("/leader"),
+            create_revision: made,
+        };
+        let writer = {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let mut writes = 0;
+                loop {
+                    let key = format!("/k/{term}/{writes}");
+                    match store
+                        .write(fenced(&key, Some(""), Guard::Absent, &fence))
+                        .await
+                    {
+                        Ok(_) => writes += 1,
+                        Err(Error::Fenced) => return,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            })
+        };
+        let ended = delete(&*store, "/leader").await;
+        made = put(&*store, "/leader", &term.to_string()).await;
+        writer.await.unwrap();
+        let written = store.range(all(&format!("/k/{term}/"))).await.unwrap();
+        let late = written.items.iter().find(|kv| kv.mod_revision > ended);
+        assert_eq!(late, None, "written after the term's end at {ended}");
+    }
 }
