@@ -11,46 +11,49 @@ use crate::api::rbac::policy;
 use crate::api::{Api, Caller, ObjectKey, ResourceId, Status, WriteOptions};
 use crate::cli::Serve;
 use crate::resource::kinds::priorities::system_classes;
-use crate::resource::rows::{ENDPOINT_SLICES, NAMESPACES, PRIORITY_CLASSES, SERVICES};
+use crate::resource::rows::{NAMESPACES, PRIORITY_CLASSES, SERVICES};
 
 const COMPONENT: &str = "apiserver";
 const NAMES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-const SERVICE: &str = "kubernetes";
+/// The API server's own Service.
+pub const SERVICE: &str = "kubernetes";
 const SERVICE_PORT: u16 = 443;
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Where the API server is, as its own Service says.
+/// What the Services that every cluster has are like.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The Service's address, if the range has one to give.
+    /// The address of the API server's Service, if the range has one to give.
     service_address: Option<IpAddr>,
     /// The name server's.
     names_address: Option<IpAddr>,
-    /// Addresses of the API server that pods can reach, of the Service's family.
-    endpoints: Vec<IpAddr>,
     port: u16,
 }
 
 impl Cluster {
     /// From what the server was started with, and the port that it listens on.
     pub fn new(options: &Serve, port: u16) -> Self {
-        let service_address = first_addresses(options).next();
-        let family = service_address.is_none_or(|address| address.is_ipv4());
-        let advertised = options
-            .advertise
-            .iter()
-            .filter_map(|name| name.parse::<IpAddr>().ok());
-        let reachable = advertised.filter(|address| {
-            !address.is_loopback() && !address.is_unspecified() && address.is_ipv4() == family
-        });
         Self {
-            service_address,
+            service_address: first_addresses(options).next(),
             names_address: options.service_cidr.first().and_then(names_address),
-            endpoints: reachable.collect(),
             port,
         }
     }
+}
+
+/// The addresses of this server that pods can reach, of the family of the API server's Service.
+pub fn reachable_addresses(options: &Serve) -> Vec<IpAddr> {
+    let service = first_addresses(options).next();
+    let family = service.is_none_or(|address| address.is_ipv4());
+    let advertised = options
+        .advertise
+        .iter()
+        .filter_map(|name| name.parse::<IpAddr>().ok());
+    let reachable = advertised.filter(|address| {
+        !address.is_loopback() && !address.is_unspecified() && address.is_ipv4() == family
+    });
+    reachable.collect()
 }
 
 /// The first address of each service range, which is the API server's.
@@ -115,13 +118,7 @@ async fn run(api: &dyn Api, cluster: &Cluster) -> Result<(), Status> {
     }
     create(api, SERVICES, Some("default"), service(cluster)).await?;
     create(api, SERVICES, Some("kube-system"), name_server(cluster)).await?;
-    if cluster.endpoints.is_empty() {
-        tracing::info!(
-            "no advertised address is reachable by pods; kubernetes.default has no endpoints"
-        );
-        return Ok(());
-    }
-    create_or_replace(api, slice(cluster)).await
+    Ok(())
 }
 
 fn service(cluster: &Cluster) -> Value {
@@ -174,29 +171,6 @@ fn name_server(cluster: &Cluster) -> Value {
     service
 }
 
-fn slice(cluster: &Cluster) -> Value {
-    let family = if cluster.endpoints.iter().all(IpAddr::is_ipv4) {
-        "IPv4"
-    } else {
-        "IPv6"
-    };
-    let endpoints = cluster.endpoints.iter().map(
-        |address| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } }),
-    );
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": SERVICE,
-            "namespace": "default",
-            "labels": { "kubernetes.io/service-name": SERVICE },
-        },
-        "addressType": family,
-        "endpoints": endpoints.collect::<Vec<_>>(),
-        "ports": [{ "name": "https", "port": cluster.port, "protocol": "TCP" }],
-    })
-}
-
 /// Creates an object; one that is there already stays as it is.
 async fn create(
     api: &dyn Api,
@@ -227,31 +201,4 @@ async fn create(
         Err(status) if status.reason == "AlreadyExists" => Ok(()),
         Err(status) => Err(status),
     }
-}
-
-async fn create_or_replace(api: &dyn Api, mut slice: Value) -> Result<(), Status> {
-    let caller = Caller::system(COMPONENT);
-    let options = WriteOptions::default();
-    let key = ObjectKey {
-        namespace: Some("default".to_owned()),
-        name: SERVICE.to_owned(),
-    };
-    let current = match api.get(&caller, ENDPOINT_SLICES, &key).await {
-        Ok(current) => current,
-        Err(status) if status.code == 404 => {
-            return create(api, ENDPOINT_SLICES, Some("default"), slice).await;
-        }
-        Err(status) => return Err(status),
-    };
-    if current["addressType"] == slice["addressType"] {
-        slice["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
-        let updated = api
-            .update(&caller, ENDPOINT_SLICES, &key, None, slice, &options)
-            .await;
-        return updated.map(drop);
-    }
-    // The family can't be changed in place.
-    let delete = crate::api::DeleteOptions::default();
-    api.delete(&caller, ENDPOINT_SLICES, &key, &delete).await?;
-    create(api, ENDPOINT_SLICES, Some("default"), slice).await
 }

@@ -29,6 +29,55 @@ pub enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Write everything that the store holds into a file, as of one moment; servers may go on meanwhile.
+    Backup(Backup),
+    /// Fill an empty store from a backup; no server may run on it yet.
+    Restore(Restore),
+}
+
+/// Flags of `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The store, unless a server has it open that is not shared (embedded:FILE).
+    #[arg(long, value_name = "STORE", required_unless_present = "kubeconfig")]
+    pub store: Option<StoreAddress>,
+    /// Ask a running server for it, as its administrator.
+    #[arg(long, value_name = "FILE", conflicts_with = "store")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How etcd and this program know each other.
+    #[command(flatten)]
+    pub etcd_tls: EtcdTls,
+    /// Where to write it. Its secrets stay encrypted: keep the encryption key file with it.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The store to fill, which must be empty.
+    #[arg(long, value_name = "STORE")]
+    pub store: StoreAddress,
+    /// How etcd and this program know each other.
+    #[command(flatten)]
+    pub etcd_tls: EtcdTls,
+}
+
+/// How etcd and this program know each other.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EtcdTls {
+    /// The certificate authority of etcd's members, in PEM, for addresses with https.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// This server's client certificate for etcd, in PEM.
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub etcd_cert: Option<PathBuf>,
+    /// The key of --etcd-cert, in PEM.
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub etcd_key: Option<PathBuf>,
 }
 
 /// Flags of `serve`.
@@ -43,6 +92,14 @@ pub struct Serve {
     /// Where the cluster's state lies: embedded:FILE, or etcd:URL[,URL...].
     #[arg(long, value_name = "STORE")]
     pub store: StoreAddress,
+    /// How etcd and this program know each other.
+    #[command(flatten)]
+    pub etcd_tls: EtcdTls,
+    /// The keys that encrypt secrets in the store, one of 32 bytes in base64 a line: the first encrypts, all decrypt.
+    /// Made where it is missing and nothing is encrypted yet; the same for all servers. Beside the file of an embedded
+    /// store, as FILE.keys, it needs no naming.
+    #[arg(long, value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
     /// Where Services' addresses come from, one range a family, the primary family first.
     #[arg(
         long,

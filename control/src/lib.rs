@@ -13,6 +13,8 @@
 //! - Whatever is acknowledged is in the store. The process may be killed at any time and started again.
 //! - Every write of an object goes through [`api`], whoever asks; only the certificate authority, the allocations and
 //!   the nodes' keys lie beside the objects in the store.
+//! - Of several servers one leads: what the cluster does by itself ([`leadership`]) is done there, and every write of it carries
+//!   a compare on the leader's key.
 //! - [`routing`], [`scheduler`] and [`controllers`] know no HTTP, no gRPC and no store backend: [`run`] joins the parts.
 //! - A node hears of routes only what its certificate lets it; who a caller is comes from TLS alone.
 //! - What one client does not read holds up nobody: watchers and followers pull at their own pace.
@@ -28,11 +30,14 @@
 
 pub mod allocation;
 pub mod api;
+pub mod backups;
 mod bootstrap;
 pub mod cli;
 pub mod controllers;
 pub mod grpc;
 pub mod http;
+pub mod leadership;
+mod opening;
 pub mod pki;
 mod random;
 pub mod resource;

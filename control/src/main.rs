@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use portolan_control::cli::{Cli, Command, TokenCommand};
-use portolan_control::{run, token_client};
+use portolan_control::{backups, run, token_client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -42,6 +42,8 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Command::Token {
                 command: TokenCommand::Create(options),
             } => println!("{}", token_client::create(&options).await?),
+            Command::Backup(options) => println!("{}", backups::backup(&options).await?),
+            Command::Restore(options) => println!("{}", backups::restore(&options).await?),
         }
         Ok(())
     })

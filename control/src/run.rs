@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! listen -> store -> authority -> allocations -> engine -> HTTP and gRPC on one TLS port
-//!                                                   |--> controllers, scheduler, routing, compaction
+//!                                                   |--> routing
+//!                                                   |--> leadership: controllers, scheduler, compaction on one server
 //!                                                   '--> namespaces, the Service "kubernetes", join token -> ready
 //! ```
 
@@ -15,36 +16,33 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::allocation::admission::ServiceAdmission;
 use crate::allocation::{Allocations, Ranges};
-use crate::api::account::AccountAdmission;
-use crate::api::classes::ClassAdmission;
-use crate::api::engine::{self, Engine};
+use crate::api::engine::Engine;
 use crate::api::{Api, Status};
 use crate::bootstrap::{self, Cluster};
-use crate::cli::{self, Serve, StoreAddress};
-use crate::controllers::clock::SystemClock;
-use crate::controllers::resources::Kind;
-use crate::controllers::{self, Setup};
+use crate::cli::{self, Serve};
 use crate::grpc::{self, token};
 use crate::http::{self, Agents, Check, Health, Server};
+use crate::leadership::election::{self, Candidate};
+use crate::leadership::servers::{self, Registration};
+use crate::leadership::{self, Leadership, Role};
+use crate::opening::{self, OpenedStore};
 use crate::pki::{self, Authority, Kubeconfig, write_private};
 use crate::random;
 use crate::routing::{self, Publisher};
-use crate::scheduler;
-use crate::store::embedded::OpenError;
-use crate::store::etcd::ConnectError;
-use crate::store::{self, Embedded, Etcd, Store};
+use crate::store;
 
 /// Letters that tell one life of one server from all others.
 const EPOCH_LENGTH: usize = 12;
+const NAME_LENGTH: usize = 6;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How long controllers may take to end.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long the leader's work may take to end, and its key to be given back.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long the token of --join-token-file is valid.
 const TOKEN_LIFE: Duration = Duration::from_hours(24);
 
@@ -62,12 +60,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The store's file can't be used.
-    #[error("can't open the store")]
-    Embedded(#[from] OpenError),
-    /// etcd can't be used.
-    #[error("can't reach the store")]
-    Etcd(#[from] ConnectError),
+    /// The store can't be opened, or not read.
+    #[error(transparent)]
+    Open(#[from] opening::Error),
+    /// The store fails.
+    #[error("can't use the store")]
+    Store(#[from] store::Error),
     /// Certificates can't be had.
     #[error(transparent)]
     Pki(#[from] pki::Error),
@@ -100,12 +98,18 @@ pub async fn serve(options: Serve, shutdown: CancellationToken) -> Result<(), Er
         .first()
         .and_then(|listener| listener.local_addr().ok());
     let port = port.map_or(0, |address| address.port());
-    let store = open(&options.store).await?;
-    let authority = Arc::new(Authority::load(&*store).await?);
+    let opened = opening::open_sealed(&options).await?;
+    let authority = Arc::new(Authority::load(&*opened.store).await?);
     write_kubeconfig(&options, port, &authority)?;
-    let mut plane = Plane::start(&options, listeners, store, authority, &shutdown).await?;
+    let start = Start {
+        options: &options,
+        port,
+        opened,
+        authority,
+    };
+    let mut plane = start.plane(listeners, &shutdown).await?;
     let ended = tokio::select! {
-        ready = plane.ready.wait(&options, port, &plane.api, &plane.running) => match ready {
+        ready = plane.ready.wait(&options, port, &plane.api, &mut plane.role) => match ready {
             Ok(()) => {
                 let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(port, elapsed_ms, "ready");
@@ -126,23 +130,33 @@ pub async fn serve(options: Serve, shutdown: CancellationToken) -> Result<(), Er
 /// The running parts.
 struct Plane {
     api: Arc<dyn Api>,
-    running: controllers::Running,
+    role: watch::Receiver<Role>,
     ready: Readiness,
     /// The TLS port, which ends on shutdown.
     serving: JoinHandle<Result<(), http::Error>>,
-    /// What runs for ever: routing and compaction.
+    /// The lead and the word that this server is there, which are given back on shutdown.
+    leading: JoinSet<()>,
+    /// What runs for ever: routing.
     tasks: JoinSet<()>,
-    _engine: engine::Running,
 }
 
-impl Plane {
-    async fn start(
-        options: &Serve,
+/// What the parts are made from.
+struct Start<'a> {
+    options: &'a Serve,
+    port: u16,
+    opened: OpenedStore,
+    authority: Arc<Authority>,
+}
+
+impl Start<'_> {
+    async fn plane(
+        self,
         listeners: Vec<TcpListener>,
-        store: Arc<dyn Store>,
-        authority: Arc<Authority>,
         shutdown: &CancellationToken,
-    ) -> Result<Self, Error> {
+    ) -> Result<Plane, Error> {
+        let options = self.options;
+        let authority = Arc::clone(&self.authority);
+        let store = Arc::clone(&self.opened.store);
         let names = bootstrap::server_names(options);
         let tls = Arc::new(pki::server_config(&authority, &authority.server(&names)?)?);
         let ranges = Ranges {
@@ -153,13 +167,9 @@ impl Plane {
         let seed = u64::from_le_bytes(random::bytes());
         let allocations = Allocations::new(&store, &ranges, seed);
         let root = authority.certificate_pem().to_owned();
-        let admissions = vec![
-            ServiceAdmission::new(Arc::clone(&allocations)) as _,
-            AccountAdmission::new(Arc::clone(&store)) as _,
-            ClassAdmission::new(Arc::clone(&store)) as _,
-        ];
-        let engine = Engine::start_with(Arc::clone(&store), admissions, Some(root)).await?;
-        let api: Arc<dyn Api> = Arc::clone(&engine.engine) as _;
+        let admissions = leadership::admissions(&store, &allocations);
+        let engine = Engine::open(Arc::clone(&store), admissions, Some(root)).await?;
+        let api: Arc<dyn Api> = Arc::clone(&engine) as _;
         let publisher = Arc::new(Publisher::new(&random::word(EPOCH_LENGTH)));
         let services = grpc::router(grpc::Services {
             api: Arc::clone(&api),
@@ -172,38 +182,82 @@ impl Plane {
         let agents = Agents::new(&authority)?;
         let ready = Readiness::new(&health, authority);
         let programming = Arc::clone(publisher.programming());
-        let server = Server::new(Arc::clone(&engine.engine), health, agents, programming);
+        let mut server = Server::new(Arc::clone(&engine), health, agents, programming);
+        server.store = Some(Arc::clone(&self.opened.below));
         let serving = http::serve(listeners, tls, server, services, shutdown.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(routing::run(Arc::clone(&api), publisher));
-        tasks.spawn(store::compactor::run(store, store::compactor::INTERVAL));
-        let setup = Setup {
-            api: Arc::clone(&api),
-            kinds: Kind::followed(engine.engine.table()),
-            allocations,
-            clock: Arc::new(SystemClock),
-            scheduling: scheduler::Policy {
-                seed,
-                ..scheduler::Policy::default()
-            },
-        };
-        Ok(Self {
+        let (leading, role) = self.lead(engine, ranges, seed, shutdown).await?;
+        Ok(Plane {
             api,
-            running: controllers::start(setup, shutdown),
+            role,
             ready,
             serving: tokio::spawn(serving),
+            leading,
             tasks,
-            _engine: engine,
         })
     }
 
-    /// Waits for open requests and controllers, for a while.
-    async fn stop(self) -> Result<(), Error> {
-        if tokio::time::timeout(GRACE, self.running.ended())
-            .await
-            .is_err()
-        {
-            tracing::warn!("controllers were still at work when the server stopped");
+    /// Starts what the servers of a cluster agree on.
+    async fn lead(
+        self,
+        engine: Arc<Engine>,
+        ranges: Ranges,
+        seed: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<(JoinSet<()>, watch::Receiver<Role>), Error> {
+        let OpenedStore {
+            store,
+            sealed,
+            is_shared,
+            ..
+        } = self.opened;
+        if !is_shared {
+            election::clear(&*store, election::LEADER_KEY).await?;
+            election::clear(&*store, servers::SERVERS.as_bytes()).await?;
+        }
+        // The name says where the server is, and the letters tell its lives apart.
+        let host = self.options.advertise.first();
+        let host = host.map_or("localhost", String::as_str);
+        let name = format!("{host}:{}_{}", self.port, random::word(NAME_LENGTH));
+        let registration = Registration {
+            addresses: bootstrap::reachable_addresses(self.options),
+            port: self.port,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(servers::register(
+            Arc::clone(&store),
+            name.clone(),
+            registration.clone(),
+            shutdown.clone(),
+        ));
+        let (role, roles) = watch::channel(Role::Unknown);
+        let leadership = Leadership {
+            candidate: Candidate::new(Arc::clone(&store), name),
+            store,
+            sealed,
+            engine,
+            ranges,
+            seed,
+            registration,
+        };
+        tasks.spawn(leadership.run(role, shutdown.clone()));
+        Ok((tasks, roles))
+    }
+}
+
+impl Plane {
+    /// Waits for open requests, and for the lead to be given back, for a while.
+    async fn stop(mut self) -> Result<(), Error> {
+        let ended = async {
+            while let Some(ended) = self.leading.join_next().await {
+                if let Err(panic) = ended {
+                    tracing::error!(%panic, "a part of the leader's work ended");
+                }
+            }
+        };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            tracing::warn!("the lead was not given back when the server stopped");
         }
         Ok(self.serving.await.map_err(http::Error::from).flatten()?)
     }
@@ -213,7 +267,7 @@ impl Plane {
 async fn broken(tasks: &mut JoinSet<()>) -> Result<(), Error> {
     match tasks.join_next().await {
         Some(Err(error)) => Err(Error::Task(error)),
-        // Routing ends only when the API does, and compaction never.
+        // Routing ends only when the API does.
         Some(Ok(())) | None => std::future::pending().await,
     }
 }
@@ -239,24 +293,19 @@ impl Readiness {
         options: &Serve,
         port: u16,
         api: &Arc<dyn Api>,
-        running: &controllers::Running,
+        role: &mut watch::Receiver<Role>,
     ) -> Result<(), Error> {
         bootstrap::run_patiently(&**api, &Cluster::new(options, port)).await?;
         if let Some(path) = &options.join_token_file {
             write_token(&**api, &self.authority, path, options.join_token_uses).await?;
         }
         self.bootstrap.pass();
-        running.synced().await;
-        self.controllers.pass();
+        // Ready is who leads with all controllers at work, or knows another server that leads.
+        if role.wait_for(|role| *role != Role::Unknown).await.is_ok() {
+            self.controllers.pass();
+        }
         Ok(())
     }
-}
-
-async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, Error> {
-    Ok(match address {
-        StoreAddress::Embedded(path) => Arc::new(Embedded::open(path).await?),
-        StoreAddress::Etcd(endpoints) => Arc::new(Etcd::connect(endpoints).await?),
-    })
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {

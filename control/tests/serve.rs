@@ -129,7 +129,7 @@ fn config_map(number: usize) -> ConfigMap {
 #[tokio::test]
 async fn it_starts_serves_and_ends_when_asked() {
     let mut control = Control::start().await;
-    for file in ["store", "kubeconfig", "token"] {
+    for file in ["store", "store.keys", "kubeconfig", "token"] {
         let mode = std::fs::metadata(control.path(file))
             .unwrap()
             .permissions()
@@ -216,6 +216,92 @@ async fn tokens_are_made_on_the_command_line() {
         Some("bootstrap.kubernetes.io/token")
     );
     assert_eq!(secret.data.unwrap()["uses"].0, b"3");
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).output().unwrap()
+}
+
+fn secret(name: &str, value: &str) -> Secret {
+    let mut secret = Secret::default();
+    secret.metadata.name = Some(name.to_owned());
+    secret.string_data = Some([("password".to_owned(), value.to_owned())].into());
+    secret
+}
+
+/// Without the file of its keys a server starts on no store that is sealed, and says which key it wants.
+#[tokio::test]
+async fn a_lost_key_file_is_said_so() {
+    let mut control = Control::start().await;
+    let secrets: Api<Secret> = Api::namespaced(control.client().await, "default");
+    let made = secret("db", "correct horse battery staple");
+    secrets.create(&PostParams::default(), &made).await.unwrap();
+    control.signal(Signal::SIGTERM);
+    let bytes = std::fs::read(control.path("store")).unwrap();
+    let encoded = b"Y29ycmVjdCBob3JzZSBiYXR0ZXJ5IHN0YXBsZQ==";
+    assert!(!bytes.windows(encoded.len()).any(|part| part == encoded));
+    let (keys, away) = (control.path("store.keys"), control.path("away"));
+    std::fs::rename(&keys, &away).unwrap();
+    let status = command(&control.folder, control.port).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let log = control.log();
+    assert!(log.contains("there is no encryption key file"), "{log}");
+    assert!(log.contains("copy the file from another server"), "{log}");
+    assert!(!keys.exists(), "another key would not help");
+    std::fs::rename(&away, &keys).unwrap();
+    control.start_again().await;
+    let secrets: Api<Secret> = Api::namespaced(control.client().await, "default");
+    let data = secrets.get("db").await.unwrap().data.unwrap();
+    assert_eq!(data["password"].0, b"correct horse battery staple");
+}
+
+/// A backup of a running server, restored into a new store, is the cluster as it was: same authority, same objects; and
+/// what clients know of the lost store's revisions is gone.
+#[tokio::test]
+async fn a_backup_of_a_running_server_is_restored() {
+    let mut old = Control::start().await;
+    let client = old.client().await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let made = secret("db", "hush");
+    secrets.create(&PostParams::default(), &made).await.unwrap();
+    let (file, kubeconfig) = (old.path("backup"), old.path("kubeconfig"));
+    let [file, kubeconfig] = [&file, &kubeconfig].map(|path| path.to_str().unwrap());
+    let output = run(&["backup", "--kubeconfig", kubeconfig, file]);
+    assert!(output.status.success(), "{output:?}");
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let lost = maps.create(&PostParams::default(), &config_map(1)).await;
+    let lost = lost.unwrap().metadata.resource_version.unwrap();
+    old.signal(Signal::SIGKILL);
+
+    // The same store holds something already; beside it there is room.
+    let full = format!("--store=embedded:{}", old.path("store").display());
+    let output = run(&["restore", file, &full]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the store is not empty"), "{said}");
+    std::fs::rename(old.path("store"), old.path("lost")).unwrap();
+    let output = run(&["restore", file, &full]);
+    assert!(output.status.success(), "{output:?}");
+    old.start_again().await;
+    let client = old.client().await;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let data = secrets.get("db").await.unwrap().data.unwrap();
+    assert_eq!(data["password"].0, b"hush");
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    assert!(maps.get_opt("c1").await.unwrap().is_none());
+    let made = maps.create(&PostParams::default(), &config_map(2)).await;
+    let made = made.unwrap().metadata.resource_version.unwrap();
+    let number = |version: &str| version.parse::<i64>().unwrap();
+    assert!(number(&made) > number(&lost), "{made} after {lost}");
+    let parameters = kube::api::WatchParams::default();
+    let mut watch = Box::pin(maps.watch(&parameters, &lost).await.unwrap());
+    match futures::StreamExt::next(&mut watch).await {
+        Some(Ok(kube::api::WatchEvent::Error(status))) => assert_eq!(status.code, 410),
+        Some(Err(kube::Error::Api(status))) => assert_eq!(status.code, 410),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Runs `serve` with one argument changed, which must fail.

@@ -27,9 +27,9 @@ pub use super::watch::{Deliveries, Delivery};
 pub struct Engine {
     pub(super) store: Arc<dyn Store>,
     pub(super) table: Arc<Table>,
-    pub(super) cache: Cache,
+    pub(super) cache: Arc<Cache>,
     pub(super) admissions: Vec<Arc<dyn Admission>>,
-    pub(super) tokens: TokenKey,
+    pub(super) tokens: Arc<TokenKey>,
     /// The cluster's certificate, which every namespace holds for its pods.
     pub(super) root: Option<String>,
     pub(super) clock: fn() -> Timestamp,
@@ -57,25 +57,52 @@ impl Engine {
         admissions: Vec<Arc<dyn Admission>>,
         root: Option<String>,
     ) -> Result<Running, Status> {
-        let table = Arc::new(Table::built_in());
-        let cache = Cache::start(store.clone(), &table).await?;
-        let tokens = TokenKey::load(&*store)
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let engine = Arc::new(Self {
-            store,
-            table,
-            cache,
-            admissions,
-            tokens,
-            root,
-            clock: Timestamp::now,
-        });
-        let namespaces = tokio::spawn(namespaces::run(engine.clone()));
+        let engine = Self::open(store, admissions, root).await?;
+        let namespaces = tokio::spawn(Arc::clone(&engine).tend_namespaces());
         Ok(Running {
             engine,
             _namespaces: AbortOnDropHandle::new(namespaces),
         })
+    }
+
+    /// An engine that does nothing by itself: of several servers only the leader tends the namespaces.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        admissions: Vec<Arc<dyn Admission>>,
+        root: Option<String>,
+    ) -> Result<Arc<Self>, Status> {
+        let table = Arc::new(Table::built_in());
+        let cache = Arc::new(Cache::start(store.clone(), &table).await?);
+        let tokens = TokenKey::load(&*store)
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Arc::new(Self {
+            store,
+            table,
+            cache,
+            admissions,
+            tokens: Arc::new(tokens),
+            root,
+            clock: Timestamp::now,
+        }))
+    }
+
+    /// The same engine over another way into the same store: a leader's, whose writes are fenced.
+    pub fn over(&self, store: Arc<dyn Store>, admissions: Vec<Arc<dyn Admission>>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            table: Arc::clone(&self.table),
+            cache: Arc::clone(&self.cache),
+            admissions,
+            tokens: Arc::clone(&self.tokens),
+            root: self.root.clone(),
+            clock: self.clock,
+        })
+    }
+
+    /// Gives every namespace what it must have, and clears those that are deleted, for ever.
+    pub async fn tend_namespaces(self: Arc<Self>) {
+        namespaces::run(self).await;
     }
 
     /// What is served.

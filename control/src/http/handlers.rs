@@ -19,6 +19,7 @@ use super::{Server, body, discovery, health, identity, metrics, openapi, respond
 use crate::api::rbac::Action;
 use crate::api::{Api, Caller, ObjectKey, PatchKind, Status, WriteOptions, managed};
 use crate::resource::{Faults, Path, Resource, schema};
+use crate::store::backup;
 
 /// How long a watch lasts whose client does not say; as in Kubernetes a random part is added.
 const WATCH_LIMIT: u64 = 1800;
@@ -113,8 +114,15 @@ async fn try_handle(
             },
         },
         Route::Metrics => Ok(metrics::answer(&server.programming.latency())),
+        Route::Backup => download(server),
         other => exchange.document(&other),
     }
+}
+
+/// Everything that the store holds, sealed as it is there.
+fn download(server: &Server) -> Result<Response<Body>, Status> {
+    let store = server.store.as_ref().ok_or_else(Status::no_such_path)?;
+    Ok(respond::download(backup::chunks(Arc::clone(store))))
 }
 
 /// Whether a caller may see a path that is no resource's.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crate::api::engine::Engine;
 use crate::routing::Programming;
+use crate::store::Store;
 
 /// What answers requests.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub struct Server {
     pub agents: Agents,
     /// What is known of how soon nodes have their routes.
     pub programming: Arc<Programming>,
+    /// The store as it is on the disk, for backups.
+    pub store: Option<Arc<dyn Store>>,
     documents: openapi::Documents,
 }
 
@@ -54,6 +57,7 @@ impl Server {
             health,
             agents,
             programming,
+            store: None,
             documents: openapi::Documents::default(),
         }
     }

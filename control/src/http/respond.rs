@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 
 use super::negotiate::Encoding;
 use crate::api::Status;
+use crate::store;
 
 /// An answer of bytes of a media type.
 pub fn bytes(code: StatusCode, media_type: &'static str, body: Bytes) -> Response<Body> {
@@ -24,6 +26,15 @@ pub fn bytes(code: StatusCode, media_type: &'static str, body: Bytes) -> Respons
 /// An answer of plain text.
 pub fn text(code: StatusCode, body: String) -> Response<Body> {
     bytes(code, "text/plain; charset=utf-8", Bytes::from(body))
+}
+
+/// A file that is made while it is sent; should that fail, the client sees that it is not whole.
+pub fn download(
+    chunks: impl Stream<Item = Result<Bytes, store::Error>> + Send + 'static,
+) -> Response<Body> {
+    let mut response = bytes(StatusCode::OK, "application/octet-stream", Bytes::default());
+    *response.body_mut() = Body::from_stream(chunks);
+    response
 }
 
 /// An answer of JSON.

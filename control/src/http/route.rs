@@ -11,6 +11,8 @@ pub enum Route {
     Index,
     /// "/livez", "/readyz", "/healthz", or one check of it.
     Health(String, Option<String>),
+    /// "/portolan/backup".
+    Backup,
     /// "/metrics".
     Metrics,
     /// "/version".
@@ -56,6 +58,7 @@ pub fn find(path: &str, table: &Table) -> Option<Route> {
             (*health).to_owned(),
             Some((*check).to_owned()),
         )),
+        ["portolan", "backup"] => Some(Route::Backup),
         ["metrics"] => Some(Route::Metrics),
         ["version"] => Some(Route::Version),
         ["api"] => Some(Route::CoreVersions),
