@@ -54,9 +54,14 @@ pub struct RunArgs {
     /// The node's name in the cluster.
     #[arg(long)]
     pub node_name: String,
-    /// The control server's URL, https://HOST:PORT.
-    #[arg(long)]
-    pub server: String,
+    /// The control servers' URLs, https://HOST:PORT; one is enough, from which the agent learns of the others.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub servers: Vec<String>,
     /// A file with a join token; needed until the node has joined.
     #[arg(long)]
     pub join_token_file: Option<PathBuf>,

@@ -37,5 +37,6 @@ pub mod query;
 pub mod routes;
 pub mod run;
 pub mod runtime;
+pub mod servers;
 pub mod streams;
 pub mod teardown;

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use portolan_agent::join::{JoinError, JoinToken, NodeIdentity, identity_or_join, join};
+use portolan_agent::{
+    join::{JoinError, JoinToken, NodeIdentity, identity_or_join, join},
+    servers::Servers,
+};
 use portolan_wire::v1::{
     JoinRequest, JoinResponse,
     join_server::{Join, JoinServer},
@@ -137,12 +140,16 @@ async fn refused(running: &Running, token: &JoinToken) -> JoinError {
         .expect_err("not to be let in")
 }
 
+fn servers(url: &str) -> Servers {
+    Servers::new(&[url.to_owned()], "n1").expect("a server")
+}
+
 #[tokio::test]
 async fn a_node_with_a_good_token_gets_a_certificate_for_its_key() {
     let running = Running::start(Behaviour::Admit).await;
     let state = tempfile::tempdir().expect("a temporary directory");
     let token = running.token();
-    let identity = identity_or_join(state.path(), &running.url(), "n1", || Ok(token))
+    let identity = identity_or_join(state.path(), &servers(&running.url()), "n1", || Ok(token))
         .await
         .expect("joined");
     assert_eq!(identity.ca, running.authority.pem);
@@ -157,7 +164,7 @@ async fn a_node_with_a_good_token_gets_a_certificate_for_its_key() {
         assert!(!requests[0].certificate_request_pem.contains("PRIVATE"));
     }
     // The next run needs neither token nor server.
-    let again = identity_or_join(state.path(), "https://127.0.0.1:1", "n1", || {
+    let again = identity_or_join(state.path(), &servers("https://127.0.0.1:1"), "n1", || {
         Err(JoinError::NoToken)
     })
     .await
@@ -201,7 +208,7 @@ async fn a_refusal_is_final_and_leaves_nothing() {
         let running = Running::start(Behaviour::Refuse(status)).await;
         let state = tempfile::tempdir().expect("a temporary directory");
         let token = running.token();
-        let error = identity_or_join(state.path(), &running.url(), "n1", || Ok(token))
+        let error = identity_or_join(state.path(), &servers(&running.url()), "n1", || Ok(token))
             .await
             .expect_err("refused");
         assert!(error.to_string().ends_with(&message), "{error}");
@@ -241,7 +248,9 @@ async fn an_unreachable_server_is_tried_until_it_is_there() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let path = state.path().to_owned();
     let joining =
-        tokio::spawn(async move { identity_or_join(&path, &url, "n1", || Ok(token)).await });
+        tokio::spawn(
+            async move { identity_or_join(&path, &servers(&url), "n1", || Ok(token)).await },
+        );
     let listener = TcpListener::bind(address)
         .await
         .expect("the port is free again");

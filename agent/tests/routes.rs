@@ -13,6 +13,7 @@ use portolan_agent::{
     join::NodeIdentity,
     network::{HostPort, PodDataplane, PodLink},
     routes::{DataplaneThread, FollowConfig, Follower, Here, Maps, Table, TableStore},
+    servers::Servers,
 };
 use portolan_dataplane::{
     Error, Observed, PodInterface, Swept,
@@ -40,114 +41,12 @@ use tonic::{
 };
 
 mod authority;
+mod maps;
 
 use authority::Authority;
+use maps::FakeMaps;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Maps in memory.
-#[derive(Clone, Default)]
-struct FakeMaps(Arc<Mutex<FakeState>>);
-
-#[derive(Default)]
-struct FakeState {
-    services: BTreeMap<ServiceName, Service>,
-    refused: BTreeSet<String>,
-}
-
-impl FakeMaps {
-    fn state(&self) -> MutexGuard<'_, FakeState> {
-        self.0.lock().expect("no panic under the lock")
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.state()
-            .services
-            .keys()
-            .map(|name| name.0.clone())
-            .collect()
-    }
-}
-
-impl Maps for FakeMaps {
-    fn upsert(&mut self, service: &Service) -> Result<(), Error> {
-        let mut state = self.state();
-        if state.refused.contains(&service.name.0) {
-            return Err(Error::TableFull {
-                table: "services",
-                capacity: 1,
-            });
-        }
-        state.services.insert(service.name.clone(), service.clone());
-        Ok(())
-    }
-
-    fn delete(&mut self, name: &ServiceName) -> Result<(), Error> {
-        self.state().services.remove(name);
-        Ok(())
-    }
-
-    fn prune(&mut self, keep: &BTreeSet<ServiceName>) -> Result<usize, Error> {
-        let mut state = self.state();
-        let before = state.services.len();
-        state.services.retain(|name, _| keep.contains(name));
-        Ok(before - state.services.len())
-    }
-
-    fn withdraw_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
-        Ok(0)
-    }
-
-    fn restore_backend(&mut self, _address: IpAddr) -> Result<usize, Error> {
-        Ok(0)
-    }
-
-    fn set_networks(&mut self, _: &[portolan_dataplane::model::Network]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn attach_pod(&mut self, _pod: &PodInterface) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn detach_pod(&mut self, _host_interface: &str) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn services(&self) -> Result<Vec<(Service, ServiceCounters)>, Error> {
-        let services = self.state().services.values().cloned().collect::<Vec<_>>();
-        Ok(services
-            .into_iter()
-            .map(|service| (service, ServiceCounters::default()))
-            .collect())
-    }
-
-    fn flows(&self) -> Result<Vec<Flow>, Error> {
-        Ok(Vec::new())
-    }
-
-    fn drops(&self) -> Result<Vec<DropCount>, Error> {
-        Ok(Vec::new())
-    }
-
-    fn events(&self) -> Result<Vec<EventCount>, Error> {
-        Ok(Vec::new())
-    }
-
-    fn describe(&self, _observed: &Observed) -> Vec<PacketReport> {
-        Vec::new()
-    }
-
-    fn tables(&self) -> Vec<TableUse> {
-        Vec::new()
-    }
-
-    fn balance(&mut self, _: &BTreeMap<IpAddr, BackendLoad>, _: Duration) {}
-
-    fn sweep(&mut self) -> Result<Swept, Error> {
-        Ok(Swept::default())
-    }
-}
 
 /// One stream that the agent opened: what it says, and a way to answer.
 struct Session {
@@ -227,7 +126,11 @@ struct Control {
 
 impl Control {
     async fn start() -> Self {
-        let authority = Authority::new("portolan");
+        Self::of(&Authority::new("portolan")).await
+    }
+
+    /// One of several servers of a cluster.
+    async fn of(authority: &Authority) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("https://{}", listener.local_addr().expect("an address"));
         let (sender, sessions) = mpsc::channel(4);
@@ -243,7 +146,7 @@ impl Control {
         let (certificate, key) = authority.client_identity("system:node:n1");
         Self {
             url,
-            identity: NodeIdentity::new(certificate, key, authority.pem),
+            identity: NodeIdentity::new(certificate, key, authority.pem.clone()),
             sessions,
         }
     }
@@ -254,8 +157,19 @@ impl Control {
     }
 
     async fn follower(&self, state: &Path, maps: &FakeMaps, stored: Option<Table>) -> Follower {
+        let servers = Servers::new(std::slice::from_ref(&self.url), "n1").expect("a server");
+        self.follower_of(servers, state, maps, stored).await
+    }
+
+    async fn follower_of(
+        &self,
+        servers: Servers,
+        state: &Path,
+        maps: &FakeMaps,
+        stored: Option<Table>,
+    ) -> Follower {
         let config = FollowConfig {
-            server: self.url.clone(),
+            servers,
             identity: self.identity.clone(),
             here: Here {
                 node: "n1".to_owned(),
@@ -359,6 +273,40 @@ async fn a_lost_stream_resumes_and_a_wrong_base_begins_anew() {
     session.send(snapshot(6, &["b"])).await;
     assert_eq!(session.ack().await, (6, String::new()));
     assert_eq!(maps.names(), ["b"]);
+}
+
+#[tokio::test]
+async fn a_follower_moves_to_another_server_and_back() {
+    let authority = Authority::new("portolan");
+    let (first, second) = (Control::of(&authority).await, Control::of(&authority).await);
+    let (maps, state) = (FakeMaps::default(), tempfile::tempdir().expect("a folder"));
+    let urls = [first.url.clone(), second.url.clone()];
+    let servers = Servers::new(&urls, "n1").expect("servers");
+    let follower = first.follower_of(servers.clone(), state.path(), &maps, None);
+    tokio::spawn(follower.await.run());
+    let is_first = servers.current() == first.url;
+    let (mut one, mut other) = if is_first {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let mut session = one.session().await;
+    session.hello().await;
+    session.send(snapshot(7, &["a", "b"])).await;
+    session.ack().await;
+    drop(session);
+    let mut session = other.session().await;
+    assert_eq!(session.hello().await, ("e".to_owned(), 7));
+    assert_eq!(maps.names(), ["a", "b"], "nothing was lost on the way");
+    let mut update = snapshot(2, &["b", "c"]);
+    update.epoch = "of another server".to_owned();
+    session.send(update).await;
+    assert_eq!(session.ack().await, (2, String::new()));
+    assert_eq!(maps.names(), ["b", "c"]);
+    // Someone else finds that the server does not do.
+    servers.leave(&other.url, "test");
+    let mut session = one.session().await;
+    assert_eq!(session.hello().await, ("of another server".to_owned(), 2));
 }
 
 #[tokio::test]

@@ -14,10 +14,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{future::Future, time::Duration};
 
 pub use kube::Client;
 
+mod client;
 mod events;
 mod heartbeat;
 mod machine;
@@ -27,6 +28,7 @@ mod references;
 mod reporter;
 mod status_patch;
 
+pub use client::client;
 pub use events::{EventSubject, Recorder};
 pub use heartbeat::Heartbeat;
 pub use machine::{Machine, MachineError, Pressure};
@@ -35,7 +37,7 @@ pub use pods::follow_pods;
 pub use references::ApiReferences;
 pub use reporter::{Reporter, ReporterInput};
 
-use crate::{errors::chain, join::NodeIdentity};
+use crate::errors::chain;
 
 /// How long a single request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -99,25 +101,6 @@ impl ClusterError {
     fn chain(&self) -> String {
         chain(self)
     }
-}
-
-/// A client with the node's certificate, which trusts the cluster's CA and nothing else.
-pub fn client(server: &str, state_dir: &Path) -> Result<Client, ClusterError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| ClusterError::Client {
-        server: server.to_owned(),
-        source,
-    };
-    let url = server.parse().map_err(|error| failed(Box::new(error)))?;
-    let [certificate, key, ca] =
-        NodeIdentity::paths(state_dir).map(|path| path.to_string_lossy().into_owned());
-    let mut config = kube::Config::new(url);
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.root_cert_file = Some(ca.into());
-    config.auth_info.client_certificate = Some(certificate);
-    config.auth_info.client_key = Some(key);
-    // Every writer here has its own retries, which know what is newest.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|error| failed(Box::new(error)))
 }
 
 /// Awaits one request, for no longer than a request may take.

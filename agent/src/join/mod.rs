@@ -27,7 +27,10 @@ pub use identity::{IdentityError, NodeIdentity};
 pub use pinned::WrongCa;
 pub use token::{JoinToken, TokenError};
 
-use crate::errors::{Backoff, chain, find_cause};
+use crate::{
+    errors::{Backoff, chain, find_cause},
+    servers::Servers,
+};
 use pinned::PinnedCa;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,7 +124,7 @@ pub fn server_name(server: &str) -> Option<String> {
 /// The node's identity: from the state directory, or by joining, for as long as the server can't be reached.
 pub async fn identity_or_join(
     state_dir: &Path,
-    server: &str,
+    servers: &Servers,
     node_name: &str,
     token: impl FnOnce() -> Result<JoinToken, JoinError>,
 ) -> Result<NodeIdentity, JoinError> {
@@ -133,13 +136,15 @@ pub async fn identity_or_join(
     let key = KeyPair::generate()?;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     loop {
-        match join(server, node_name, &token, &key).await {
+        let server = servers.current();
+        match join(&server, node_name, &token, &key).await {
             Ok(identity) => {
                 identity.store(state_dir).map_err(JoinError::Keep)?;
                 tracing::info!(server, node_name, "joined the cluster");
                 return Ok(identity);
             }
             Err(error) if error.is_transient() => {
+                servers.leave(&server, &chain(&error));
                 let pause = backoff.pause();
                 tracing::warn!(error = %chain(&error), retry_in = ?pause, "not joined yet");
                 tokio::time::sleep(pause).await;

@@ -13,6 +13,7 @@ use portolan_wire::v1::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::{
@@ -24,20 +25,22 @@ use super::{
 use crate::{
     errors::{Backoff, chain},
     join::{NodeIdentity, server_name},
+    servers::Servers,
 };
 
 /// Services written to the maps in one job; between jobs a withdrawal gets its turn.
 const BATCH: usize = 64;
 /// How soon entries that did not get into the maps are tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a server that has stopped is found out.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 
 /// Where the table comes from and who follows it.
 #[derive(Clone, Debug)]
 pub struct FollowConfig {
-    /// The control server's URL.
-    pub server: String,
+    /// The control servers.
+    pub servers: Servers,
     /// What the node shows it.
     pub identity: NodeIdentity,
     /// This node.
@@ -74,8 +77,17 @@ enum SessionError {
     Ended,
     #[error("refused an update of the routes")]
     Update(#[from] UpdateError),
+    #[error("the control server was left for another")]
+    Left,
     #[error(transparent)]
     Stopped(#[from] DataplaneStopped),
+}
+
+impl SessionError {
+    /// Whether another server may do better.
+    fn is_the_servers(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Stream(_) | Self::Ended)
+    }
 }
 
 /// The follower of one node.
@@ -150,12 +162,16 @@ impl Follower {
     pub async fn run(mut self) -> DataplaneStopped {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            match self.session(&mut backoff).await {
+            let (server, left) = self.config.servers.session();
+            match self.session(&server, &left, &mut backoff).await {
                 Ok(never) => match never {},
                 Err(SessionError::Stopped(stopped)) => return stopped,
                 Err(error) => {
                     self.needs_snapshot |= matches!(error, SessionError::Update(_));
                     self.publish(false);
+                    if error.is_the_servers() {
+                        self.config.servers.leave(&server, &chain(&error));
+                    }
                     let pause = backoff.pause();
                     tracing::warn!(error = %chain(&error), retry_in = ?pause, "no routes for now");
                     tokio::time::sleep(pause).await;
@@ -167,10 +183,13 @@ impl Follower {
     /// One stream, from Hello to its end.
     async fn session(
         &mut self,
+        server: &str,
+        left: &CancellationToken,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, SessionError> {
-        let mut client =
-            RoutesClient::new(self.connect().await?).max_decoding_message_size(usize::MAX);
+        let connected = left.run_until_cancelled(self.connect(server)).await;
+        let channel = connected.ok_or(SessionError::Left)??;
+        let mut client = RoutesClient::new(channel).max_decoding_message_size(usize::MAX);
         let (requests, outbound) = mpsc::channel(16);
         let hello = Message::Hello(self.hello());
         if requests
@@ -195,20 +214,20 @@ impl Follower {
                     backoff.reset();
                 }
                 _ = retries.tick(), if !self.failed.is_empty() => self.retry(&requests).await?,
+                // Only here: what was begun in the maps is brought to its end.
+                () = left.cancelled() => return Err(SessionError::Left),
             }
         }
     }
 
-    async fn connect(&self) -> Result<Channel, SessionError> {
-        let FollowConfig {
-            server, identity, ..
-        } = &self.config;
-        let name = server_name(server).ok_or_else(|| SessionError::Server(server.clone()))?;
+    async fn connect(&self, server: &str) -> Result<Channel, SessionError> {
+        let identity = &self.config.identity;
+        let name = server_name(server).ok_or_else(|| SessionError::Server(server.to_owned()))?;
         let tls = ClientTlsConfig::new()
             .domain_name(name)
             .ca_certificate(Certificate::from_pem(&identity.ca))
             .identity(Identity::from_pem(&identity.certificate, &identity.key));
-        let endpoint = Endpoint::from_shared(server.clone())?
+        let endpoint = Endpoint::from_shared(server.to_owned())?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_EVERY)

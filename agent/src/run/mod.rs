@@ -51,6 +51,7 @@ use crate::{
         DataplaneStopped, DataplaneThread, FollowConfig, Follower, Here, Opening, Table,
         TableStore, answer_health_checks,
     },
+    servers::Servers,
     streams::{self, StreamServer},
 };
 use answers::NodeAnswers;
@@ -69,6 +70,7 @@ struct Prepared {
     record: AgentRecord,
     facts: NodeFacts,
     identity: NodeIdentity,
+    servers: Servers,
     client: cluster::Client,
     names: Names,
     network: NodeNetwork,
@@ -130,6 +132,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         tasks.spawn(metrics::serve(listener, answers));
     }
     tasks.spawn(start_streams(&node, Arc::clone(&manager)).await?);
+    tasks.spawn(node.servers.clone().keep_learning(follower.tables()));
     spawn_names(&mut tasks, &node).await?;
     spawn_routing(&mut tasks, &node, manager, &follower);
     spawn_parts(&mut tasks, node, channels, follower.tables());
@@ -172,11 +175,12 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
         .await
         .context("set up the node's network")?;
     let facts = facts(&args)?;
-    let identity = identity_or_join(&args.state_dir, &args.server, &args.node_name, || {
+    let servers = Servers::new(&args.servers, &args.node_name)?;
+    let identity = identity_or_join(&args.state_dir, &servers, &args.node_name, || {
         read_token(&args)
     })
     .await?;
-    let client = cluster::client(&args.server, &args.state_dir)?;
+    let client = cluster::client(&servers, &args.state_dir)?;
     let names = Names::load(&args.state_dir);
     let pod_cidrs = pod_cidrs(&args, &client, &facts).await?;
     network.claim_pod_cidrs(&pod_cidrs).await?;
@@ -186,6 +190,7 @@ async fn prepare(args: RunArgs) -> anyhow::Result<(Prepared, Opening<Attached>)>
         record,
         facts,
         identity,
+        servers,
         client,
         names,
         network,
@@ -337,9 +342,7 @@ fn preflight(args: &RunArgs) -> anyhow::Result<()> {
             "pods need Linux 5.12 or newer: this kernel has no mount_setattr, by which their file systems are made (portolan-lb needs no more than 5.10)"
         );
     }
-    if crate::join::server_name(&args.server).is_none() {
-        return Err(JoinError::Server(args.server.clone()).into());
-    }
+    Servers::new(&args.servers, &args.node_name)?;
     if let Some(object) = args.ebpf_object.as_ref().filter(|object| !object.is_file()) {
         bail!(
             "the kernel object {} is missing; without --ebpf-object the agent uses its own",
@@ -441,7 +444,7 @@ fn here(args: &RunArgs) -> Here {
 async fn start_follower(node: &Prepared) -> anyhow::Result<Follower> {
     let args = &node.args;
     let config = FollowConfig {
-        server: args.server.clone(),
+        servers: node.servers.clone(),
         identity: node.identity.clone(),
         here: here(args),
         state_dir: args.state_dir.clone(),

@@ -39,10 +39,11 @@ impl Authority {
         digits.concat()
     }
 
-    /// A server's certificate for 127.0.0.1 with this CA behind it.
+    /// A server's certificate for 127.0.0.1, and for the name of all servers, with this CA behind it.
     pub fn server_identity(&self) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+        let names = ["127.0.0.1", "kubernetes.default.svc"].map(str::to_owned);
+        let params = CertificateParams::new(names).expect("names");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity::from_pem(certificate.pem() + &self.pem, key.serialize_pem())
     }

@@ -20,6 +20,8 @@ use crate::routing::{Publisher, Subscription};
 
 /// How long an agent may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long this server may take to be up to date for an agent that comes from another.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 pub(super) struct Service {
     publisher: Arc<Publisher>,
@@ -96,6 +98,10 @@ impl Follower {
     async fn run(mut self) {
         let ended = match self.hello().await {
             Ok(sent) => {
+                if let Err(status) = self.catch_up(&sent).await {
+                    self.refuse(status).await;
+                    return;
+                }
                 let programming = Arc::clone(self.publisher.programming());
                 let id = programming.joined(&self.node);
                 tracing::info!(
@@ -110,11 +116,25 @@ impl Follower {
             Err(status) => Err(status),
         };
         if let Err(status) = ended {
-            tracing::info!(node = self.node, %status, "no longer follows routes");
-            if self.out.send(Err(status)).await.is_err() {
-                tracing::trace!(node = self.node, "the stream was gone already");
-            }
+            self.refuse(status).await;
         }
+    }
+
+    async fn refuse(&self, status: Status) {
+        tracing::info!(node = self.node, %status, "no longer follows routes");
+        if self.out.send(Err(status)).await.is_err() {
+            tracing::trace!(node = self.node, "the stream was gone already");
+        }
+    }
+
+    /// What an agent has from another server, or from an earlier life of this one, may be newer than what is here.
+    async fn catch_up(&self, held: &Sent) -> Result<(), Status> {
+        if held.epoch.is_empty() || self.publisher.epoch() == held.epoch {
+            return Ok(());
+        }
+        tokio::time::timeout(CATCH_UP, self.publisher.catch_up())
+            .await
+            .map_err(|_| Status::unavailable("this server's routes are not up to date"))
     }
 
     async fn hello(&mut self) -> Result<Sent, Status> {

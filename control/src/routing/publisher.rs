@@ -124,6 +124,10 @@ pub struct Publisher {
     epoch: Arc<str>,
     history: Arc<Mutex<VecDeque<Touched>>>,
     programming: Arc<Programming>,
+    /// How often somebody has asked for everything to be read anew.
+    wanted: watch::Sender<u64>,
+    /// Up to which of these askings that was done, and published.
+    refreshed: watch::Sender<u64>,
 }
 
 impl Publisher {
@@ -134,7 +138,41 @@ impl Publisher {
             epoch: epoch.into(),
             history: Arc::default(),
             programming: Arc::default(),
+            wanted: watch::Sender::new(0),
+            refreshed: watch::Sender::new(0),
         }
+    }
+
+    /// What a source of the table follows: a higher number asks for everything to be read anew.
+    pub fn wanted(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
+    }
+
+    /// Everything that was asked for up to this number has been read and published.
+    pub fn refreshed(&self, up_to: u64) {
+        self.refreshed.send_replace(up_to);
+    }
+
+    /// Completes once the table shows at least what the API holds now. A follower that comes from another server must not
+    /// be taken back by one that lags.
+    pub async fn catch_up(&self) {
+        if self.wanted.receiver_count() == 0 {
+            // Nobody but the caller publishes here.
+            return;
+        }
+        let mut ticket = 0;
+        self.wanted.send_modify(|wanted| {
+            *wanted += 1;
+            ticket = *wanted;
+        });
+        let mut refreshed = self.refreshed.subscribe();
+        // The sender lives as long as this.
+        drop(refreshed.wait_for(|done| *done >= ticket).await);
+    }
+
+    /// Which life of which server this is.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
     }
 
     /// Follows the generations. There is none until everything has been listed once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -55,25 +55,33 @@ const fn resource(group: &'static str, plural: &'static str) -> ResourceId {
 }
 
 enum Event {
-    /// Everything of one kind.
+    /// Everything of one kind, read after somebody asked for it so often.
     Listed {
         source: usize,
         inputs: Vec<Input>,
+        wanted: u64,
     },
     Changed(Input),
     Gone(Key),
 }
 
 /// Publishes until it is dropped.
-pub async fn run(api: Arc<dyn Api>, publisher: Arc<Publisher>) {
+pub fn run(api: Arc<dyn Api>, publisher: Arc<Publisher>) -> impl Future<Output = ()> + Send {
+    // From now on, not from when this is first polled, whoever wants to be up to date waits for it.
+    let wanted = publisher.wanted();
+    publish(api, publisher, wanted)
+}
+
+async fn publish(api: Arc<dyn Api>, publisher: Arc<Publisher>, wanted: watch::Receiver<u64>) {
     let (events, mut inbox) = mpsc::channel(QUEUE);
     let mut watches = JoinSet::new();
     for source in 0..SOURCES.len() {
-        watches.spawn(follow(Arc::clone(&api), source, events.clone()));
+        let follower = follow(Arc::clone(&api), source, events.clone(), wanted.clone());
+        watches.spawn(follower);
     }
     drop(events);
     let mut index = Index::default();
-    let mut listed = [false; SOURCES.len()];
+    let mut listed = [None; SOURCES.len()];
     let mut batch = Vec::new();
     while inbox.recv_many(&mut batch, QUEUE).await > 0 {
         let since = Instant::now();
@@ -81,18 +89,24 @@ pub async fn run(api: Arc<dyn Api>, publisher: Arc<Publisher>) {
         for event in batch.drain(..) {
             apply(&mut index, &mut listed, event);
         }
-        if listed.iter().all(|listed| *listed) {
+        // Up to which asking all kinds have been read; none before each has been read once.
+        if let Some(refreshed) = listed.iter().copied().min().flatten() {
             let mut table = publisher.table();
             index.update(&mut table);
             publisher.publish(table, since);
+            publisher.refreshed(refreshed);
             tokio::time::sleep(SETTLE).await;
         }
     }
 }
 
-fn apply(index: &mut Index, listed: &mut [bool], event: Event) {
+fn apply(index: &mut Index, listed: &mut [Option<u64>], event: Event) {
     match event {
-        Event::Listed { source, inputs } => {
+        Event::Listed {
+            source,
+            inputs,
+            wanted,
+        } => {
             let mut gone = index.keys();
             gone.retain(SOURCES[source].owns);
             for input in inputs {
@@ -104,7 +118,7 @@ fn apply(index: &mut Index, listed: &mut [bool], event: Event) {
             for key in gone {
                 index.remove(&key);
             }
-            listed[source] = true;
+            listed[source] = Some(wanted);
         }
         Event::Changed(input) => index.apply(input),
         Event::Gone(key) => index.remove(&key),
@@ -112,12 +126,18 @@ fn apply(index: &mut Index, listed: &mut [bool], event: Event) {
 }
 
 /// Lists and watches one kind, again and again.
-async fn follow(api: Arc<dyn Api>, source: usize, events: mpsc::Sender<Event>) {
+async fn follow(
+    api: Arc<dyn Api>,
+    source: usize,
+    events: mpsc::Sender<Event>,
+    mut wanted: watch::Receiver<u64>,
+) {
     let mut retry = FIRST_RETRY;
     let mut version = None;
     loop {
-        match follow_once(&*api, source, &mut version, &events).await {
-            Ok(()) => return,
+        match follow_once(&*api, source, &mut version, &events, &mut wanted).await {
+            Ok(Ended::Unheard) => return,
+            Ok(Ended::Wanted) => version = None,
             Err(status) => {
                 let plural = SOURCES[source].resource.plural;
                 tracing::debug!(plural, %status, "a watch ended");
@@ -135,28 +155,31 @@ async fn follow(api: Arc<dyn Api>, source: usize, events: mpsc::Sender<Event>) {
     }
 }
 
-/// Returns `Ok` when nobody listens any more.
+/// Why a watch was ended from this side.
+enum Ended {
+    /// Nobody listens any more.
+    Unheard,
+    /// Everything is to be read anew.
+    Wanted,
+}
+
 async fn follow_once(
     api: &dyn Api,
     source: usize,
     version: &mut Option<String>,
     events: &mpsc::Sender<Event>,
-) -> Result<(), Status> {
+    wanted: &mut watch::Receiver<u64>,
+) -> Result<Ended, Status> {
     let caller = Caller::system(COMPONENT);
     let resource = SOURCES[source].resource;
     if version.is_none() {
-        let list = api
-            .list(&caller, resource, None, &ListOptions::default())
-            .await?;
-        let inputs = list
-            .items
-            .into_iter()
-            .filter_map(|object| parse(source, object));
-        let inputs = inputs.collect();
-        if events.send(Event::Listed { source, inputs }).await.is_err() {
-            return Ok(());
+        // Before the list: who asks later wants a later one.
+        let asked = *wanted.borrow_and_update();
+        let (listed, as_of) = list(api, &caller, source, asked).await?;
+        if events.send(listed).await.is_err() {
+            return Ok(Ended::Unheard);
         }
-        *version = Some(list.resource_version);
+        *version = Some(as_of);
     }
     let options = ListOptions {
         resource_version: version.clone(),
@@ -164,7 +187,17 @@ async fn follow_once(
         ..ListOptions::default()
     };
     let mut watch = api.watch(&caller, resource, None, &options).await?;
-    while let Some(event) = watch.next().await {
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            changed = wanted.changed() => match changed {
+                Ok(()) => return Ok(Ended::Wanted),
+                Err(_) => return Ok(Ended::Unheard),
+            },
+        };
+        let Some(event) = event else {
+            break;
+        };
         let (event, seen) = match event? {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let seen = version_of(&object);
@@ -180,7 +213,7 @@ async fn follow_once(
         if let Some(event) = event
             && events.send(event).await.is_err()
         {
-            return Ok(());
+            return Ok(Ended::Unheard);
         }
         if seen.is_some() {
             *version = seen;
@@ -192,6 +225,26 @@ async fn follow_once(
         message: "the watch ended".to_owned(),
         details: None,
     })
+}
+
+/// Everything of one kind, and the version that it shows.
+async fn list(
+    api: &dyn Api,
+    caller: &Caller,
+    source: usize,
+    wanted: u64,
+) -> Result<(Event, String), Status> {
+    let resource = SOURCES[source].resource;
+    let list = api
+        .list(caller, resource, None, &ListOptions::default())
+        .await?;
+    let items = list.items.into_iter();
+    let listed = Event::Listed {
+        source,
+        inputs: items.filter_map(|object| parse(source, object)).collect(),
+        wanted,
+    };
+    Ok((listed, list.resource_version))
 }
 
 fn version_of(object: &Value) -> Option<String> {
