@@ -25,6 +25,8 @@ pub const HOST_INTERFACE: &str = "portolan-host";
 pub const NAMESPACES: &str = "/run/netns";
 /// The API server's port.
 pub const API_PORT: u16 = 6443;
+/// More would stand in for more that die at once.
+pub const MOST_SERVERS: u8 = 5;
 /// The fabric has addresses for no more.
 pub const MOST_NODES: u8 = 64;
 /// The image that the demo's pods run.
@@ -161,9 +163,14 @@ impl Node {
     }
 }
 
-/// The machine's own addresses on the fabric.
-pub fn host_addresses() -> [String; 2] {
-    fabric_addresses(1)
+/// A control server's addresses on the fabric, which are the machine's own; the first is number 1.
+pub fn server_addresses(number: u8) -> [String; 2] {
+    fabric_addresses(number)
+}
+
+/// A control server's address for this machine.
+pub fn loopback_address(number: u8) -> String {
+    format!("127.0.0.{number}")
 }
 
 /// The outside client's addresses.

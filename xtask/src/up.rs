@@ -1,5 +1,6 @@
 //! `cargo xtask up`: a cluster on this machine whose nodes are network namespaces, with a demo that shows it working.
 
+mod control;
 mod fabric;
 mod proof;
 mod start;
@@ -11,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build_ebpf, cargo,
-    cluster::{self, Cluster, MOST_NODES, Node},
+    cluster::{self, Cluster, MOST_NODES, MOST_SERVERS, Node},
     command, demo, down, machine,
     progress::Progress,
     setup,
@@ -27,6 +28,9 @@ pub struct Options {
     /// Where the control plane keeps its state
     #[arg(long, value_enum, default_value_t = Store::Embedded)]
     store: Store,
+    /// How many control servers; more than one share an etcd of as many members
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_SERVERS)))]
+    servers: u8,
     /// How packets get to other nodes' pods
     #[arg(long, value_enum, default_value_t = Network::Routed)]
     network: Network,
@@ -99,7 +103,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         cluster: &cluster,
         programs: &programs,
         nodes: &nodes,
-        store: options.store,
+        store: match options.servers {
+            1 => options.store,
+            _ => Store::Etcd,
+        },
+        servers: options.servers,
         network: options.network,
         with_demo: !options.no_demo,
         progress: &progress,

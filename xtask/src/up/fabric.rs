@@ -6,8 +6,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::{
     cluster::{
-        FABRIC, HOST_INTERFACE, NAMESPACES, Node, OUTSIDE, host_addresses, namespace_file,
-        outside_addresses,
+        FABRIC, HOST_INTERFACE, NAMESPACES, Node, OUTSIDE, namespace_file, outside_addresses,
+        server_addresses,
     },
     command,
 };
@@ -17,11 +17,11 @@ const PREPARE: &str = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
 echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad
 exec ip -batch -";
 
-/// Makes the namespaces and joins them.
+/// Makes the namespaces and joins them; the machine itself gets an address for each control server.
 ///
 /// The bridge's ports run no XDP program, so an uplink's can't send frames back; it leaves that to tcx, which is the
 /// faster of the two on a veth anyway.
-pub fn create(nodes: &[Node]) -> Result<()> {
+pub fn create(nodes: &[Node], servers: u8) -> Result<()> {
     fs::create_dir_all(NAMESPACES).with_context(|| format!("make {NAMESPACES}"))?;
     let mut members: Vec<(String, [String; 2])> = nodes
         .iter()
@@ -44,7 +44,9 @@ pub fn create(nodes: &[Node]) -> Result<()> {
             .collect();
         configured.into_iter().try_for_each(joined)
     })?;
-    let batch = addresses_of(HOST_INTERFACE, &host_addresses());
+    let batch: String = (1..=servers)
+        .map(|number| addresses_of(HOST_INTERFACE, &server_addresses(number)))
+        .collect();
     command::output_with_input(Command::new("ip").args(["-batch", "-"]), batch.as_bytes())
         .map(drop)
         .context("give this machine its addresses on the fabric")

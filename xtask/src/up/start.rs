@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -10,9 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Network, Programs, Store, fabric};
+use super::{Network, Programs, Store, control, fabric};
 use crate::{
-    cluster::{API_PORT, Cluster, IMAGE, Node, host_addresses, in_namespace, namespace_file},
+    cluster::{API_PORT, Cluster, IMAGE, Node, in_namespace, namespace_file, server_addresses},
     command,
     daemon::{self, wait_until},
     machine::ProcessId,
@@ -21,7 +20,7 @@ use crate::{
 };
 
 /// A cluster has to be ready within this, on a slow machine too.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Where each node's agent serves metrics, in the node's own network namespace.
 const METRICS: &str = "127.0.0.1:10249";
 
@@ -37,6 +36,8 @@ pub struct Run<'a> {
     pub nodes: &'a [Node],
     /// Its store.
     pub store: Store,
+    /// How many control servers it has, and members of etcd.
+    pub servers: u8,
     /// How packets get to other nodes' pods.
     pub network: Network,
     /// Whether to apply the demo.
@@ -54,12 +55,12 @@ pub fn cluster(run: &Run<'_>) -> Result<()> {
             .iter()
             .map(|node| scope.spawn(move || import_image(run, *node)))
             .collect();
-        let store = scope.spawn(|| start_store(run));
+        let store = scope.spawn(|| control::start_store(run));
         let step = run.progress.step("fabric");
-        fabric::create(run.nodes)?;
+        fabric::create(run.nodes, run.servers)?;
         step.done(&format!("{} nodes and an outside client", run.nodes.len()));
         let store = joined(store)?;
-        start_control(run, &store)?;
+        control::start(run, &store)?;
         let applied = scope.spawn(|| {
             if run.with_demo {
                 apply_demo(run)
@@ -78,90 +79,7 @@ pub fn cluster(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// Starts the store and returns what control is told of it.
-fn start_store(run: &Run<'_>) -> Result<String> {
-    if run.store == Store::Embedded {
-        let folder = run.cluster.state().join("control");
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        return Ok(format!("embedded:{}", folder.join("store").display()));
-    }
-    let step = run.progress.step("etcd");
-    let program = run
-        .workspace
-        .find_program("etcd")
-        .context("there is no etcd: run `cargo xtask setup`")?;
-    let client = format!("http://127.0.0.1:{}", free_port()?);
-    let peer = format!("http://127.0.0.1:{}", free_port()?);
-    let mut etcd = std::process::Command::new(program);
-    etcd.args(["--name", "portolan", "--data-dir"])
-        .arg(run.cluster.state().join("etcd"))
-        .args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ])
-        .args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ])
-        .args(["--initial-cluster", &format!("portolan={peer}")]);
-    let process = daemon::start(run.cluster, "etcd", &etcd)?;
-    let address = client.trim_start_matches("http://");
-    wait_for(run, "etcd", &process, "etcd's port", || {
-        TcpStream::connect(address).is_ok()
-    })?;
-    step.done(&client);
-    Ok(format!("etcd:{client}"))
-}
-
-/// A port that nobody listens on just now.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("read the port")?.port())
-}
-
-fn start_control(run: &Run<'_>, store: &str) -> Result<()> {
-    let step = run.progress.step("control");
-    let [v4, v6] = host_addresses();
-    let mut control = std::process::Command::new(run.programs.control());
-    control.arg("serve");
-    // Only this machine and the nodes can reach it: the cluster's own credentials are no reason to face the world.
-    for address in ["127.0.0.1", &v4, &format!("[{v6}]")] {
-        control.args(["--listen", &format!("{address}:{API_PORT}")]);
-    }
-    for name in ["127.0.0.1", "localhost", &v4, &v6] {
-        control.args(["--advertise", name]);
-    }
-    control
-        .args(["--store", store])
-        .args(["--service-cidr", "10.96.0.0/16,fd00:10:96::/112"])
-        .args(["--cluster-cidr", "10.244.0.0/16,fd00:10:244::/48"])
-        .args(["--node-port-range", "30000-32767", "--admin-kubeconfig"])
-        .arg(run.cluster.kubeconfig())
-        .arg("--join-token-file")
-        .arg(token_file(run));
-    let begun = Instant::now();
-    let process = daemon::start(run.cluster, "control", &control)?;
-    let kubeconfig = run.cluster.kubeconfig();
-    wait_for(run, "control", &process, "the API server's port", || {
-        kubeconfig.exists() && TcpStream::connect((Ipv4Addr::LOCALHOST, API_PORT)).is_ok()
-    })?;
-    let mut kubectl = run.cluster.kubectl(run.workspace)?;
-    kubectl.args(["get", "--raw", "/readyz"]);
-    wait_for(run, "control", &process, "/readyz", || {
-        command::succeeds(&mut kubectl)
-    })?;
-    step.done(&format!(
-        "ready {:.2} s after its start",
-        begun.elapsed().as_secs_f64()
-    ));
-    Ok(())
-}
-
-fn token_file(run: &Run<'_>) -> PathBuf {
+pub fn token_file(run: &Run<'_>) -> PathBuf {
     run.cluster.state().join("join-token")
 }
 
@@ -181,9 +99,13 @@ fn import_image(run: &Run<'_>, node: Node) -> Result<()> {
 /// The agent's command line; tests start killed agents anew with the same.
 fn agent_command(run: &Run<'_>, node: Node) -> std::process::Command {
     let mut agent = in_namespace(&namespace_file(&node.namespace()), run.programs.agent());
+    let servers = (1..=run.servers).map(|number| {
+        let [address, _] = server_addresses(number);
+        format!("https://{address}:{API_PORT}")
+    });
     agent
         .args(["run", "--node-name", &node.name(), "--server"])
-        .arg(format!("https://{}:{API_PORT}", host_addresses()[0]))
+        .arg(servers.collect::<Vec<_>>().join(","))
         .arg("--join-token-file")
         .arg(token_file(run))
         .arg("--state-dir")
@@ -305,7 +227,7 @@ pub fn overview(run: &Run<'_>) -> Result<String> {
 }
 
 /// Waits for a sign of life from a program that was started, but not for one that has ended.
-fn wait_for(
+pub fn wait_for(
     run: &Run<'_>,
     name: &str,
     process: &ProcessId,
