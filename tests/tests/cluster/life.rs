@@ -42,6 +42,8 @@ pub struct Use<'a>(MutexGuard<'a, Scene>);
 
 /// The options of a cluster with a tunnel between its nodes.
 const TUNNELLED: [&str; 2] = ["--network", "vxlan"];
+/// Those of one in which any server may die.
+const REDUNDANT: [&str; 3] = ["--servers", "3", "--no-demo"];
 
 impl Stage {
     /// The cluster, started if there is none.
@@ -58,12 +60,21 @@ impl Stage {
 
     /// A cluster whose nodes have a tunnel between them, in place of one that has none.
     pub fn tunnelled(&self) -> Result<Use<'_>> {
+        self.with(&TUNNELLED)
+    }
+
+    /// A cluster of three control servers without the demo, in place of another.
+    pub fn redundant(&self) -> Result<Use<'_>> {
+        self.with(&REDUNDANT)
+    }
+
+    fn with(&self, arguments: &[&str]) -> Result<Use<'_>> {
         let mut scene = self.scene();
-        if scene.cluster.is_none() || scene.arguments != TUNNELLED {
+        if scene.cluster.is_none() || scene.arguments != arguments {
             if let Some(old) = scene.cluster.take() {
                 old.abandon();
             }
-            scene.start(&TUNNELLED)?;
+            scene.start(arguments)?;
         }
         Ok(Use(scene))
     }

@@ -15,6 +15,7 @@ mod names;
 mod recovery;
 mod scheduling;
 mod seeing;
+mod servers;
 mod sharing;
 mod start_up;
 mod traffic;
@@ -211,6 +212,10 @@ const TESTS: &[Test] = &[
     (
         "tunnel/pods_and_services_are_reached_through_it",
         tunnel::pods_and_services_are_reached_through_it,
+    ),
+    (
+        "servers/no_request_fails_whatever_dies",
+        servers::no_request_fails_whatever_dies,
     ),
     ("life/down_leaves_nothing", life::down_leaves_nothing),
 ];
