@@ -14,7 +14,7 @@ use portolan_agent::{
     servers::Servers,
 };
 use portolan_wire::v1::{
-    JoinRequest, JoinResponse,
+    JoinRequest, JoinResponse, JoinServerRequest, JoinServerResponse,
     join_server::{Join, JoinServer},
 };
 use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair, PublicKeyData};
@@ -48,6 +48,13 @@ struct JoinService {
 
 #[tonic::async_trait]
 impl Join for JoinService {
+    async fn join_server(
+        &self,
+        _: Request<JoinServerRequest>,
+    ) -> Result<Response<JoinServerResponse>, Status> {
+        Err(Status::unimplemented("no agent asks for it"))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         let request = request.into_inner();

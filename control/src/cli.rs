@@ -100,6 +100,12 @@ pub struct Serve {
     /// store, as FILE.keys, it needs no naming.
     #[arg(long, value_name = "FILE")]
     pub encryption_key_file: Option<PathBuf>,
+    /// A server of the cluster to join, https://HOST:PORT: it hands over the keys, where --encryption-key-file is missing.
+    #[arg(long, value_name = "URL", requires = "server_token_file")]
+    pub join: Option<String>,
+    /// A file with a token of `token create --server`, by which --join knows the server, and it us.
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub server_token_file: Option<PathBuf>,
     /// Where Services' addresses come from, one range a family, the primary family first.
     #[arg(
         long,
@@ -147,7 +153,10 @@ pub struct TokenCreate {
     /// Where the cluster is, and who asks.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
-    /// How many nodes may join with it.
+    /// For control servers instead of nodes: whoever holds it gets the keys of all secrets.
+    #[arg(long)]
+    pub server: bool,
+    /// How many nodes or servers may join with it.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub uses: u32,

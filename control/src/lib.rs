@@ -44,5 +44,6 @@ pub mod resource;
 pub mod routing;
 pub mod run;
 pub mod scheduler;
+mod server_join;
 pub mod store;
 pub mod token_client;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::{EtcdTls, Serve, StoreAddress};
+use crate::server_join;
 use crate::store::backup::{self, BackupError};
 use crate::store::embedded::OpenError;
 use crate::store::etcd::{ConnectError, Tls};
@@ -30,6 +31,9 @@ pub enum Error {
     /// What the store holds can't be used as it is.
     #[error("can't use the store")]
     Content(#[from] BackupError),
+    /// The keys can't be had from the server that was named.
+    #[error(transparent)]
+    Join(#[from] server_join::Error),
     /// What is sealed can't be opened.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -46,6 +50,8 @@ pub struct OpenedStore {
     pub below: Arc<dyn Store>,
     /// The same as the first, for sealing anew.
     pub sealed: Option<Arc<Sealed>>,
+    /// Where the keys are.
+    pub key_file: PathBuf,
     /// Whether other servers may have it open too.
     pub is_shared: bool,
 }
@@ -71,12 +77,18 @@ pub async fn open_sealed(options: &Serve) -> Result<OpenedStore, Error> {
         (None, StoreAddress::Etcd(_)) => return Err(Error::NoKeyFile),
     };
     let store = backup::open(backend).await?;
+    if let (Some(server), Some(token)) = (&options.join, &options.server_token_file)
+        && !key_file.exists()
+    {
+        server_join::fetch_keys(server, token, &key_file).await?;
+    }
     let keys = sealed::open_keys(&*store, &key_file).await?;
     let sealed = Arc::new(Sealed::new(Arc::clone(&store), keys));
     Ok(OpenedStore {
         store: Arc::clone(&sealed) as _,
         below: store,
         sealed: Some(sealed),
+        key_file,
         is_shared: matches!(options.store, StoreAddress::Etcd(_)),
     })
 }

@@ -25,7 +25,8 @@ use crate::api::engine::Engine;
 use crate::api::{Api, Status};
 use crate::bootstrap::{self, Cluster};
 use crate::cli::{self, Serve};
-use crate::grpc::{self, token};
+use crate::grpc;
+use crate::grpc::token::{self, Joins};
 use crate::http::{self, Agents, Check, Health, Server};
 use crate::leadership::election::{self, Candidate};
 use crate::leadership::servers::{self, Registration};
@@ -175,6 +176,7 @@ impl Start<'_> {
             api: Arc::clone(&api),
             store: Arc::clone(&store),
             authority: Arc::clone(&authority),
+            key_file: Some(self.opened.key_file.clone()),
             publisher: Arc::clone(&publisher),
             shutdown: shutdown.clone(),
         });
@@ -370,7 +372,7 @@ async fn write_token(
     if let Some(old) = written.and_then(|text| text.parse::<token::Token>().ok())
         && old.authority == fingerprint
     {
-        match token::check(api, &old, jiff::Timestamp::now()).await {
+        match token::check(api, &old, Joins::Node, jiff::Timestamp::now()).await {
             Ok(()) => return Ok(()),
             Err(refused) => tracing::info!(
                 error = &refused as &dyn StdError,
@@ -379,6 +381,6 @@ async fn write_token(
             ),
         }
     }
-    let token = token::issue(api, &fingerprint, uses, TOKEN_LIFE).await?;
+    let token = token::issue(api, &fingerprint, Joins::Node, uses, TOKEN_LIFE).await?;
     write_private(path, &format!("{token}\n")).map_err(|source| unwritable(path, source))
 }

@@ -7,7 +7,7 @@ use kube::{Api, Client, Config};
 use rustls::pki_types::CertificateDer;
 
 use crate::cli::TokenCreate;
-use crate::grpc::token::{NAMESPACE, Token};
+use crate::grpc::token::{Joins, NAMESPACE, Token};
 use crate::pki::Fingerprint;
 
 /// Why there is no token.
@@ -41,7 +41,12 @@ pub async fn create(options: &TokenCreate) -> Result<Token, Error> {
     };
     let authority = Fingerprint::of(&CertificateDer::from(authority.as_slice()));
     let token = Token::generate(&authority.to_string());
-    let secret = token.to_secret(options.uses, Timestamp::now() + options.ttl);
+    let joins = if options.server {
+        Joins::Server
+    } else {
+        Joins::Node
+    };
+    let secret = token.to_secret(joins, options.uses, Timestamp::now() + options.ttl);
     let secret: Secret = serde_json::from_value(secret)?;
     let client = Client::try_from(config).map_err(api)?;
     let secrets: Api<Secret> = Api::namespaced(client, NAMESPACE);

@@ -255,6 +255,46 @@ async fn a_lost_key_file_is_said_so() {
     assert_eq!(data["password"].0, b"correct horse battery staple");
 }
 
+/// A server without keys gets them from one that runs, by a server's token; a node's token gets nothing, and a server of
+/// another cluster is not believed.
+#[tokio::test]
+async fn a_server_joins_with_a_token() {
+    let old = Control::start().await;
+    let kubeconfig = old.path("kubeconfig");
+    let create = ["token", "create", "--server", "--kubeconfig"];
+    let output = run(&[&create[..], &[kubeconfig.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let token = String::from_utf8(output.stdout).unwrap();
+    let join = |control: &Control, folder: &TempDir, token: &str| {
+        std::fs::write(folder.path().join("server-token"), token).unwrap();
+        let mut command = command(folder, free_port());
+        command
+            .arg(format!("--join=https://127.0.0.1:{}", control.port))
+            .arg("--server-token-file")
+            .arg(folder.path().join("server-token"));
+        command
+    };
+    let fresh = tempfile::tempdir().unwrap();
+    let of_node = std::fs::read_to_string(old.path("token")).unwrap();
+    let status = join(&old, &fresh, &of_node).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let foreign = Control::start().await;
+    let status = join(&foreign, &fresh, &token).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let log = std::fs::read_to_string(fresh.path().join("log")).unwrap();
+    assert!(log.contains("the join token is wrong"), "{log}");
+    assert!(log.contains("can't reach https://127.0.0.1"), "{log}");
+    assert!(!fresh.path().join("store.keys").exists());
+    let mut new = Control {
+        process: join(&old, &fresh, &token).spawn().unwrap(),
+        port: 0,
+        folder: fresh,
+    };
+    new.ready().await;
+    let keys = |control: &Control| std::fs::read(control.path("store.keys")).unwrap();
+    assert_eq!(keys(&new), keys(&old));
+}
+
 /// A backup of a running server, restored into a new store, is the cluster as it was: same authority, same objects; and
 /// what clients know of the lost store's revisions is gone.
 #[tokio::test]

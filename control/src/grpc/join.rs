@@ -1,5 +1,6 @@
 //! Join.Join: a token and a certificate request for a node certificate.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use portolan_wire::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use super::members::{Members, Taken};
-use super::token::{self, Refused, Token};
+use super::token::{self, Joins, Refused, Token};
 use crate::api::Api;
 use crate::pki::{Authority, NodeRequest};
 
@@ -20,14 +21,21 @@ pub(super) struct Service {
     api: Arc<dyn Api>,
     authority: Arc<Authority>,
     members: Members,
+    key_file: Option<PathBuf>,
 }
 
 impl Service {
-    pub fn new(api: Arc<dyn Api>, authority: Arc<Authority>, members: Members) -> Self {
+    pub fn new(
+        api: Arc<dyn Api>,
+        authority: Arc<Authority>,
+        members: Members,
+        key_file: Option<PathBuf>,
+    ) -> Self {
         Self {
             api,
             authority,
             members,
+            key_file,
         }
     }
 }
@@ -46,7 +54,7 @@ impl wire::join_server::Join for Service {
             .token
             .parse()
             .map_err(|error: token::Malformed| Status::unauthenticated(error.to_string()))?;
-        token::check(&*self.api, &token, now)
+        token::check(&*self.api, &token, Joins::Node, now)
             .await
             .map_err(|error| refused(&error))?;
         if !is_name(name) {
@@ -61,7 +69,7 @@ impl wire::join_server::Join for Service {
             .admit(name, &key, now)
             .await
             .map_err(|error| taken(&error))?;
-        token::spend(&*self.api, &token, now)
+        token::spend(&*self.api, &token, Joins::Node, now)
             .await
             .map_err(|error| refused(&error))?;
         let certificate_pem = self
@@ -73,6 +81,34 @@ impl wire::join_server::Join for Service {
             certificate_pem,
             ca_pem: self.authority.certificate_pem().to_owned(),
         }))
+    }
+
+    async fn join_server(
+        &self,
+        request: Request<wire::JoinServerRequest>,
+    ) -> Result<Response<wire::JoinServerResponse>, Status> {
+        let token: Token = request
+            .into_inner()
+            .token
+            .parse()
+            .map_err(|error: token::Malformed| Status::unauthenticated(error.to_string()))?;
+        let now = Timestamp::now();
+        token::check(&*self.api, &token, Joins::Server, now)
+            .await
+            .map_err(|error| refused(&error))?;
+        let file = self
+            .key_file
+            .as_ref()
+            .ok_or_else(|| Status::failed_precondition("this server's store is not encrypted"))?;
+        // As it is now, not as it was at the start: a key may have come since.
+        let encryption_keys = tokio::fs::read_to_string(file)
+            .await
+            .map_err(|error| Status::internal(text(&error)))?;
+        token::spend(&*self.api, &token, Joins::Server, now)
+            .await
+            .map_err(|error| refused(&error))?;
+        tracing::info!(token = token.id, "a control server has joined");
+        Ok(Response::new(wire::JoinServerResponse { encryption_keys }))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Handlers check, call the domain and convert. Who calls is known from TLS: the HTTP layer puts [`Caller`] into the
 //! request's extensions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -33,6 +34,8 @@ pub struct Services {
     pub store: Arc<dyn Store>,
     /// Who signs node certificates.
     pub authority: Arc<Authority>,
+    /// The keys of what is encrypted in the store, for servers that join.
+    pub key_file: Option<PathBuf>,
     /// Where routes come from.
     pub publisher: Arc<Publisher>,
     /// Ends every stream.
@@ -42,7 +45,7 @@ pub struct Services {
 /// The services as a router for the TLS port.
 pub fn router(services: Services) -> Router {
     let members = Members::new(Arc::clone(&services.api), services.store);
-    let join = join::Service::new(services.api, services.authority, members);
+    let join = join::Service::new(services.api, services.authority, members, services.key_file);
     let follow = follow::Service::new(services.publisher, services.shutdown);
     Routes::new(JoinServer::new(join))
         .add_service(RoutesServer::new(follow))

@@ -52,6 +52,25 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Who may join with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joins {
+    /// A node, which gets a certificate of its own.
+    Node,
+    /// A control server, which gets the keys to everything.
+    Server,
+}
+
+impl Joins {
+    /// The field of the Secret that allows it.
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Node => "usage-bootstrap-authentication",
+            Self::Server => "usage-portolan-server",
+        }
+    }
+}
+
 /// A text that is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a join token has the form ID.SECRET.CA_SHA256_HEX")]
@@ -95,7 +114,7 @@ impl Token {
     }
 
     /// The Secret that makes it valid.
-    pub fn to_secret(&self, uses: u32, expiration: Timestamp) -> Value {
+    pub fn to_secret(&self, joins: Joins, uses: u32, expiration: Timestamp) -> Value {
         let expiration = expiration.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let encode = |text: &str| BASE64_STANDARD.encode(text);
         json!({
@@ -108,7 +127,7 @@ impl Token {
                 "token-secret": encode(&self.secret),
                 "expiration": encode(&expiration),
                 "uses": encode(&uses.to_string()),
-                "usage-bootstrap-authentication": encode("true"),
+                joins.usage(): encode("true"),
             },
         })
     }
@@ -122,11 +141,12 @@ fn secret_name(id: &str) -> String {
 pub async fn issue(
     api: &dyn Api,
     authority: &str,
+    joins: Joins,
     uses: u32,
     lifetime: Duration,
 ) -> Result<Token, Status> {
     let token = Token::generate(authority);
-    let secret = token.to_secret(uses, Timestamp::now() + lifetime);
+    let secret = token.to_secret(joins, uses, Timestamp::now() + lifetime);
     let caller = Caller::system(COMPONENT);
     let options = WriteOptions::default();
     api.create(&caller, SECRETS, Some(NAMESPACE), secret, &options)
@@ -152,17 +172,27 @@ pub enum Refused {
 }
 
 /// Checks that a token is valid, without using it.
-pub async fn check(api: &dyn Api, token: &Token, now: Timestamp) -> Result<(), Refused> {
-    judge(&read(api, token).await?, token, now).map(drop)
+pub async fn check(
+    api: &dyn Api,
+    token: &Token,
+    joins: Joins,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    judge(&read(api, token).await?, token, joins, now).map(drop)
 }
 
 /// Uses a token once.
-pub async fn spend(api: &dyn Api, token: &Token, now: Timestamp) -> Result<(), Refused> {
+pub async fn spend(
+    api: &dyn Api,
+    token: &Token,
+    joins: Joins,
+    now: Timestamp,
+) -> Result<(), Refused> {
     let caller = Caller::system(COMPONENT);
     let mut conflict = None;
     for _ in 0..ATTEMPTS {
         let mut secret = read(api, token).await?;
-        let uses = judge(&secret, token, now)?;
+        let uses = judge(&secret, token, joins, now)?;
         secret["data"]["uses"] = BASE64_STANDARD.encode((uses - 1).to_string()).into();
         let key = key(token);
         let options = WriteOptions::default();
@@ -198,7 +228,7 @@ async fn read(api: &dyn Api, token: &Token) -> Result<Value, Refused> {
 }
 
 /// How often the token may still be used.
-fn judge(secret: &Value, token: &Token, now: Timestamp) -> Result<u32, Refused> {
+fn judge(secret: &Value, token: &Token, joins: Joins, now: Timestamp) -> Result<u32, Refused> {
     let field = |name: &str| {
         let encoded = secret["data"][name].as_str()?;
         String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()
@@ -208,6 +238,14 @@ fn judge(secret: &Value, token: &Token, now: Timestamp) -> Result<u32, Refused> 
     }
     let known = field("token-secret").ok_or(Refused::Wrong)?;
     if !same(known.as_bytes(), token.secret.as_bytes()) {
+        return Err(Refused::Wrong);
+    }
+    // A node's token that someone made by hand may say nothing; a server's must.
+    let allowed = match field(joins.usage()) {
+        Some(usage) => usage == "true",
+        None => joins == Joins::Node && field(Joins::Server.usage()).is_none(),
+    };
+    if !allowed {
         return Err(Refused::Wrong);
     }
     if let Some(expiration) = field("expiration") {

@@ -23,10 +23,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 mod kubeconfig;
+mod pinned;
 mod tls;
 mod tokens;
 
 pub use kubeconfig::{Kubeconfig, write_private};
+pub use pinned::PinnedAuthority;
 pub use tls::{client_config, server_config};
 pub use tokens::TokenKey;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use portolan_wire::v1::join_client::JoinClient;
-use portolan_wire::v1::{JoinRequest, JoinResponse};
+use portolan_wire::v1::{JoinRequest, JoinResponse, JoinServerRequest};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use super::Plane;
 use crate::api::{Caller, WriteOptions};
 use crate::grpc::members::{Members, Taken};
-use crate::grpc::token::{self, NAMESPACE, Token};
+use crate::grpc::token::{self, Joins, NAMESPACE, Token};
 use crate::pki::Fingerprint;
 use crate::resource::rows::{LEASES, SECRETS};
 
@@ -34,7 +34,7 @@ async fn join(plane: &Plane, request: JoinRequest) -> Result<JoinResponse, Statu
 async fn issue(plane: &Plane, uses: u32) -> Token {
     let authority = plane.authority.fingerprint().to_string();
     let day = Duration::from_hours(24);
-    token::issue(&*plane.api(), &authority, uses, day)
+    token::issue(&*plane.api(), &authority, Joins::Node, uses, day)
         .await
         .unwrap()
 }
@@ -93,7 +93,7 @@ async fn wrong_and_expired_tokens_are_told_apart_from_used_ones_only() {
     };
     let mut expired = Token::generate(&good.authority);
     expired.id = "oldone".to_owned();
-    let secret = expired.to_secret(5, Timestamp::UNIX_EPOCH);
+    let secret = expired.to_secret(Joins::Node, 5, Timestamp::UNIX_EPOCH);
     let options = WriteOptions::default();
     let caller = Caller::system("test");
     plane
@@ -190,4 +190,33 @@ async fn a_dead_nodes_name_is_free_again() {
     // Now it is the new key's, also before it has renewed the lease.
     let taken = members.admit("n1", &old, after(110)).await.unwrap_err();
     assert!(matches!(taken, Taken::Alive(_)), "{taken:?}");
+}
+
+async fn join_server(plane: &Plane, token: &Token) -> Result<String, Status> {
+    let channel = plane.connect("system:anonymous", &[]).await;
+    let request = JoinServerRequest {
+        token: token.to_string(),
+    };
+    let joined = JoinClient::new(channel).join_server(request).await?;
+    Ok(joined.into_inner().encryption_keys)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_token_gets_the_keys_once_and_a_nodes_never() {
+    let plane = Plane::start().await;
+    std::fs::write(plane.folder.path().join("keys"), "the keys").unwrap();
+    let of_node = issue(&plane, 5).await;
+    let refused = join_server(&plane, &of_node).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let authority = plane.authority.fingerprint().to_string();
+    let hour = Duration::from_hours(1);
+    let api = plane.api();
+    let of_server = token::issue(&*api, &authority, Joins::Server, 1, hour);
+    let of_server = of_server.await.unwrap();
+    let refused = join(&plane, request(&of_server.to_string(), "n1", &key())).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(join_server(&plane, &of_server).await.unwrap(), "the keys");
+    let refused = join_server(&plane, &of_server).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("used up"), "{refused}");
 }

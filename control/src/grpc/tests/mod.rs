@@ -32,7 +32,7 @@ struct Plane {
     publisher: Arc<Publisher>,
     shutdown: CancellationToken,
     servers: std::sync::Mutex<Vec<AbortHandle>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Plane {
@@ -49,7 +49,7 @@ impl Plane {
             publisher: Arc::new(Publisher::new("epoch")),
             shutdown: CancellationToken::new(),
             servers: std::sync::Mutex::default(),
-            _folder: folder,
+            folder,
         };
         for name in ["kube-system", "kube-node-lease", "default"] {
             let namespace = json!({
@@ -79,6 +79,7 @@ impl Plane {
             api: self.api(),
             store: Arc::clone(&self.store),
             authority: Arc::clone(&self.authority),
+            key_file: Some(self.folder.path().join("keys")),
             publisher: Arc::clone(&self.publisher),
             shutdown: self.shutdown.clone(),
         });
