@@ -97,7 +97,7 @@ pub fn no_request_fails_whatever_dies(stage: &Stage) -> Result<()> {
 
 /// kubectl goes on at another server, which leads; controllers, scheduler and agents work with it: the node takes pods.
 fn others_take_over(cluster: &Cluster, leader: &str, other: &str) -> Result<()> {
-    let annotate = ["annotate", "service", "many", "after=control"];
+    let annotate = ["annotate", "service", "many", "later=control"];
     succeeds_at(cluster, other, &annotate)?;
     wait_for("another leader", PATIENCE, || {
         let answer = at(cluster, other, &HOLDER)?;
