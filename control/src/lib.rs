@@ -25,6 +25,8 @@
 //!
 //! # How to test it
 //! `cargo test -p portolan-control`. The store's suite runs on a real etcd too and says so when there is none.
+//! `PORTOLAN_WATCH_RUNS=200 cargo test --test watches` is the long run of what compares watchers with the store's history
+//! while servers and members of etcd die.
 
 #![forbid(unsafe_code)]
 
