@@ -77,6 +77,8 @@
 //!   other are theirs, not the service's: an association over several of them is for headless services.
 //! - A frame with a VLAN's tag belongs to that VLAN's interface, not to the one that it is first seen at, and is left alone
 //!   there. For services in a VLAN its interface is the uplink (`eth0.100`).
+//! - What comes over a wire from or to a loopback address is dropped and counted (`martian`), whatever it is; so is what a
+//!   process would send so by another interface than the loopback interface. To services it speaks as the node.
 //! - XDP does all of that for what leaves the node again.
 //!
 //! The programs hand such packets over to slow programs, by a tail call: those have a stack and a budget of instructions
