@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 #[path = "watches/history.rs"]
@@ -92,7 +92,7 @@ async fn write(clients: Vec<kube::Client>, mut random: fastrand::Rng, stop: Arc<
         let value = random.u64(..).to_string();
         let work = async {
             match random.u8(..5) {
-                0 => maps.delete(&name, &Default::default()).await.map(drop),
+                0 => maps.delete(&name, &DeleteParams::default()).await.map(drop),
                 1 | 2 => {
                     let map = json!({"metadata": {"name": name}, "data": {"value": value}});
                     let map = serde_json::from_value(map).expect("a ConfigMap");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::allocation::Ranges;
-use crate::api::{Caller, ListOptions, ObjectKey, WriteOptions};
+use crate::api::{Caller, DeleteOptions, ListOptions, ObjectKey, WriteOptions};
 use crate::controllers::resources::{DEPLOYMENTS, REPLICA_SETS};
 use crate::resource::rows::{CONFIG_MAPS, ENDPOINT_SLICES, LEASES, NAMESPACES};
 use crate::store::{Embedded, Guard, RangeQuery};
@@ -272,7 +272,7 @@ async fn a_deposed_leader_writes_nothing() {
         .update(&caller, CONFIG_MAPS, &key, None, changed, &options)
         .await;
     let deleted = leader
-        .delete(&caller, CONFIG_MAPS, &key, &Default::default())
+        .delete(&caller, CONFIG_MAPS, &key, &DeleteOptions::default())
         .await;
     for refused in [created, updated, deleted] {
         let status = refused.unwrap_err();
