@@ -22,6 +22,9 @@ pub enum PatchError {
     /// It does not fit the object, for example because a test in it fails.
     #[error("{0}")]
     DoesNotFit(String),
+    /// An element of a list lacks the key that tells it apart.
+    #[error("{0}")]
+    Nameless(String),
     /// It has too many operations.
     #[error("The allowed maximum operations in a JSON patch is {OPERATIONS_LIMIT}, got {0}")]
     TooMany(usize),
@@ -37,6 +40,13 @@ impl PatchError {
         match self {
             Self::Malformed(_) => Status::bad_request(text),
             Self::DoesNotFit(_) => Status::unprocessable(),
+            // Kubernetes has no reason for this one.
+            Self::Nameless(_) => Status {
+                code: 500,
+                reason: String::new(),
+                message: text,
+                details: None,
+            },
             Self::TooMany(_) => Status {
                 message: text,
                 ..Status::too_large(OPERATIONS_LIMIT)

@@ -208,7 +208,7 @@ impl Merger<'_> {
                 if directive == Some("replace") {
                     continue;
                 }
-                return Err(PatchError::Malformed(format!(
+                return Err(PatchError::Nameless(format!(
                     "map: {} does not contain declared merge key: {key}",
                     super::go_text(item)
                 )));

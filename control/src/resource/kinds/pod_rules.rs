@@ -182,11 +182,8 @@ pub fn pod_update(object: &Value, old: &Value, faults: &mut Faults) {
     // With what may change made equal, the rest must be equal.
     let mut masked = object["spec"].clone();
     let original = &old["spec"];
-    for field in [
-        "tolerations",
-        "activeDeadlineSeconds",
-        "terminationGracePeriodSeconds",
-    ] {
+    // A negative grace might become 1, but none is ever stored.
+    for field in ["tolerations", "activeDeadlineSeconds"] {
         let Some(fields) = masked.as_object_mut() else {
             return;
         };
