@@ -33,6 +33,7 @@ mod generators;
 mod golden;
 mod kubectl;
 mod protocol;
+mod semantics;
 mod storage;
 mod streams;
 
