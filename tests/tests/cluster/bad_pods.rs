@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{commands::pod, life::Stage};
 
 /// The state that a pod's only container waits in, once it is one of these.
-fn wait_for_reason(cluster: &Cluster, name: &str, reasons: &[&str]) -> Result<Value> {
+pub fn wait_for_reason(cluster: &Cluster, name: &str, reasons: &[&str]) -> Result<Value> {
     wait_for(
         &format!("{name} to be {reasons:?}"),
         Duration::from_secs(20),
@@ -28,7 +28,8 @@ fn wait_for_reason(cluster: &Cluster, name: &str, reasons: &[&str]) -> Result<Va
     )
 }
 
-fn wait_for_event(cluster: &Cluster, name: &str, words: &str) -> Result<()> {
+/// Waits for an event of a pod whose line holds these words.
+pub fn wait_for_event(cluster: &Cluster, name: &str, words: &str) -> Result<()> {
     wait_for(
         &format!("an event of {name} with {words:?}"),
         Duration::from_secs(10),

@@ -4,15 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+mod bad_containers;
 mod bad_hosts;
 mod bad_input;
 mod bad_pods;
 mod bad_services;
 mod commands;
+mod daily;
 mod inside;
 mod life;
 mod names;
 mod recovery;
+mod rollouts;
 mod scheduling;
 mod seeing;
 mod servers;
@@ -84,6 +87,26 @@ const TESTS: &[Test] = &[
     ),
     ("inside/exec_runs_commands", inside::exec_runs_commands),
     (
+        "daily/files_are_copied_both_ways",
+        daily::files_are_copied_both_ways,
+    ),
+    (
+        "daily/terminals_are_attached",
+        daily::terminals_are_attached,
+    ),
+    (
+        "daily/terminals_change_their_size",
+        daily::terminals_change_their_size,
+    ),
+    (
+        "daily/logs_go_across_restarts",
+        daily::logs_go_across_restarts,
+    ),
+    (
+        "daily/use_and_events_are_shown",
+        daily::use_and_events_are_shown,
+    ),
+    (
         "names/pods_find_services_by_name",
         names::pods_find_services_by_name,
     ),
@@ -128,6 +151,30 @@ const TESTS: &[Test] = &[
         scheduling::a_stateful_set_keeps_its_data,
     ),
     (
+        "bad_containers/a_missing_key_is_told",
+        bad_containers::a_missing_key_is_told,
+    ),
+    (
+        "bad_containers/a_probe_to_nowhere_is_told",
+        bad_containers::a_probe_to_nowhere_is_told,
+    ),
+    (
+        "bad_containers/a_full_volume_is_told",
+        bad_containers::a_full_volume_is_told,
+    ),
+    (
+        "bad_containers/a_fork_bomb_stays_inside",
+        bad_containers::a_fork_bomb_stays_inside,
+    ),
+    (
+        "bad_containers/a_flood_of_logs_is_held",
+        bad_containers::a_flood_of_logs_is_held,
+    ),
+    (
+        "bad_containers/a_deaf_container_is_killed",
+        bad_containers::a_deaf_container_is_killed,
+    ),
+    (
         "bad_hosts/a_wrong_token_is_refused",
         bad_hosts::a_wrong_token_is_refused,
     ),
@@ -155,6 +202,11 @@ const TESTS: &[Test] = &[
         "recovery/no_request_of_a_minute_fails",
         recovery::no_request_of_a_minute_fails,
     ),
+    (
+        "rollouts/rollouts_go_on_stop_and_are_undone",
+        rollouts::rollouts_go_on_stop_and_are_undone,
+    ),
+    ("rollouts/nodes_are_drained", rollouts::nodes_are_drained),
     (
         "traffic/a_pod_reaches_a_service_on_its_own_node",
         traffic::a_pod_reaches_a_service_on_its_own_node,
