@@ -65,15 +65,6 @@ pub fn forwarded<A>(backend: &Backend, packet: &Packet<A>) {
     });
 }
 
-/// The same for one that is no reset.
-#[inline(always)]
-pub fn forwarded_within<A>(backend: &Backend, packet: &Packet<A>) {
-    of_class(backend, |count| {
-        count.packets += 1;
-        count.bytes += u64::from(packet.length);
-    });
-}
-
 /// Counts a client that was refused.
 #[inline(always)]
 pub fn refused(service: u32) {

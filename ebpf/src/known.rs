@@ -15,7 +15,7 @@ use portolan_abi::{
     outcome::Outcome,
     parse::{Bytes, Packet, field},
     protocol, refusal,
-    rewrite::{self, Rewrite},
+    rewrite::Rewrite,
     tables::Hook,
     tcp,
 };
@@ -31,7 +31,7 @@ use crate::{
 /// A family whose headers are as long as they are without options.
 pub trait Plain: Family {
     /// Sends a packet of XDP on, if it is one of those that need no closer look.
-    fn transmit(context: &XdpContext, config: &'static NodeConfig) -> Option<u32>;
+    fn transmit(context: &XdpContext) -> Option<u32>;
 
     /// The same for a packet of tcx.
     fn deliver(context: &TcContext, hook: Hook) -> Option<i32>;
@@ -44,8 +44,8 @@ macro_rules! plain {
     ($family:ty, $head:expr, $xdp:ident, $tc:ident) => {
         // Not inlined, so that each has a stack of its own.
         #[inline(never)]
-        fn $xdp(context: &XdpContext, config: &'static NodeConfig) -> u32 {
-            transmit::<$family, { $head }>(context, config).unwrap_or(XDP_ABORTED)
+        fn $xdp(context: &XdpContext) -> u32 {
+            transmit::<$family, { $head }>(context).unwrap_or(XDP_ABORTED)
         }
 
         #[inline(never)]
@@ -55,8 +55,8 @@ macro_rules! plain {
 
         impl Plain for $family {
             #[inline(always)]
-            fn transmit(context: &XdpContext, config: &'static NodeConfig) -> Option<u32> {
-                let verdict = $xdp(context, config);
+            fn transmit(context: &XdpContext) -> Option<u32> {
+                let verdict = $xdp(context);
                 (verdict != XDP_ABORTED).then_some(verdict)
             }
 
@@ -127,7 +127,7 @@ fn deliver<A: Family, const HEAD: usize>(context: &TcContext, hook: Hook) -> Opt
         if backend.delivery == delivery::DIRECT && hook.is_uplink() {
             return None;
         }
-        count::forwarded_within(backend, &packet);
+        count::forwarded(backend, &packet);
         let rewrite = Rewrite {
             destination: A::from_words(backend.address),
             destination_port: backend.port,
@@ -137,7 +137,7 @@ fn deliver<A: Family, const HEAD: usize>(context: &TcContext, hook: Hook) -> Opt
         tc::to_address::<A, false>(context, &packet, &rewrite, (Outcome::PASS, hook), way)
     } else {
         let (backend, source, source_port) = hit::reply_of(&packet, &Maps { config })?;
-        count::forwarded_within(maps::backend(backend)?, &packet);
+        count::forwarded(maps::backend(backend)?, &packet);
         let rewrite = Rewrite {
             source,
             source_port,
@@ -149,10 +149,8 @@ fn deliver<A: Family, const HEAD: usize>(context: &TcContext, hook: Hook) -> Opt
 }
 
 #[inline(always)]
-fn transmit<A: Family, const HEAD: usize>(
-    context: &XdpContext,
-    config: &'static NodeConfig,
-) -> Option<u32> {
+fn transmit<A: Family, const HEAD: usize>(context: &XdpContext) -> Option<u32> {
+    let config = maps::config()?;
     let head = xdp::linear(context).head::<HEAD>()?;
     let packet = plain::<A, HEAD>(head, config)?;
     // What a device is still to complete, only tcx can send on.
@@ -168,7 +166,7 @@ fn transmit<A: Family, const HEAD: usize>(
     rewrite.destination_port = backend.port;
     let hop = hops::next_hop(context, &rewrite, packet.length)?;
     write(head, &packet, &rewrite, hop)?;
-    count::forwarded_within(backend, &packet);
+    count::forwarded(backend, &packet);
     count::event(Event::XdpForwarded.index());
     Some(XDP_TX)
 }
@@ -203,7 +201,7 @@ fn write<A: Address, const HEAD: usize>(
         if A::IS_V6 {
             *limit = packet.hops.wrapping_sub(1);
         } else {
-            *word = rewrite::head(*word, address, 1);
+            *word = rewrite.head(packet, *word, 1);
         }
         *destination = rewrite.destination;
         *to = rewrite.destination_port;

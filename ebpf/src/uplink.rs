@@ -39,11 +39,11 @@ pub fn handle(context: &XdpContext) -> u32 {
         return XDP_PASS;
     }
     match xdp::headers(context).u16(field::ETHER_TYPE).map(Be16) {
-        Some(ETHER_V4) => match V4::transmit(context, config) {
+        Some(ETHER_V4) => match V4::transmit(context) {
             Some(verdict) => verdict,
             None => settle(context, family::<V4>(context, config)),
         },
-        Some(ETHER_V6) => match V6::transmit(context, config) {
+        Some(ETHER_V6) => match V6::transmit(context) {
             Some(verdict) => verdict,
             None => settle(context, family::<V6>(context, config)),
         },

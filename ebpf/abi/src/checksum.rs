@@ -2,7 +2,7 @@
 
 use crate::{address::Address, bytes::Be16};
 
-/// Folds a sum of at most 32,768 words of any width up to 32 bits to the sixteen bits of a one's complement sum.
+/// Folds a sum of words of any width up to 32 bits to the sixteen bits of a one's complement sum.
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
@@ -10,9 +10,10 @@ use crate::{address::Address, bytes::Be16};
 )]
 pub const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    // Of so few words this is below 0x1_ffff, so that the last carry carries no more.
     let sum = (sum >> 16) + (sum & 0xffff);
-    (sum + (sum >> 16)) as u16
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
 }
 
 /// What changes a checksum when words leave and others come in: add these, then [`apply`].
@@ -94,11 +95,9 @@ pub fn is_partial<A: Address>(
     protocol: u8,
     length: u16,
 ) -> bool {
-    // Two sums are the same, zero in either of its forms, if one with the other's complement is a multiple of 0xffff.
-    let sum = pseudo_header(source, destination, protocol, length) + u64::from(!checksum.0);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum == 0xffff || sum == 0x1_fffe
+    let pseudo = fold(pseudo_header(source, destination, protocol, length));
+    // Zero has two forms, and a sum that was changed by difference may have either.
+    checksum.0 == pseudo || (checksum.0 ^ pseudo == 0xffff && (pseudo == 0 || pseudo == 0xffff))
 }
 
 /// The sum of bytes as 16-bit words, an odd last byte padded with zero.
@@ -118,7 +117,6 @@ pub fn sum(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::address::{V4, V6};
-    use proptest::prelude::*;
 
     #[test]
     fn the_example_of_rfc_1071() {
@@ -147,32 +145,6 @@ mod tests {
             assert!(is_partial(Be16(form), source, destination, 6, 20));
         }
         assert!(!is_partial(Be16(1), source, destination, 6, 20));
-    }
-
-    proptest! {
-        #[test]
-        fn folding_is_adding_up_with_the_carry(words in proptest::collection::vec(any::<u32>(), 0..64), few in 0..=1_u64 << 15) {
-            for sum in [words.iter().map(|word| u64::from(*word)).sum(), few * u64::from(u32::MAX), few << 32] {
-                let mut slowly: u64 = sum;
-                while slowly > 0xffff {
-                    slowly = (slowly >> 16) + (slowly & 0xffff);
-                }
-                prop_assert_eq!(u64::from(fold(sum)), slowly);
-            }
-        }
-
-        #[test]
-        fn a_partial_sum_is_that_of_the_pseudo_header(source: u32, destination: u32, words: [u64; 4], length: u16, other: u16, udp: bool) {
-            let protocol = if udp { 17 } else { 6 };
-            let (from, to) = (V4(crate::bytes::Be32(source)), V4(crate::bytes::Be32(destination)));
-            let pseudo = fold(pseudo_header(from, to, protocol, length));
-            prop_assert!(is_partial(Be16(pseudo), from, to, protocol, length));
-            prop_assert_eq!(is_partial(Be16(other), from, to, protocol, length), other % 0xffff == pseudo % 0xffff);
-            let (from, to) = (V6([words[0], words[1]]), V6([words[2], words[3]]));
-            let pseudo = fold(pseudo_header(from, to, protocol, length));
-            prop_assert!(is_partial(Be16(pseudo), from, to, protocol, length));
-            prop_assert_eq!(is_partial(Be16(other), from, to, protocol, length), other % 0xffff == pseudo % 0xffff);
-        }
     }
 
     #[test]

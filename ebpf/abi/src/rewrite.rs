@@ -57,7 +57,11 @@ impl<A: Address> Rewrite<A> {
     /// the packet goes over so many routers, 0 or 1.
     #[inline(always)]
     pub fn head(&self, packet: &Packet<A>, word: u32, routers: u8) -> u32 {
-        head(word, self.addresses(packet), routers)
+        // The time to live stands in the word's first byte, so that one less is one less of the word.
+        let passed = Difference::less(u16::from(routers));
+        let difference = self.addresses(packet).and(passed);
+        let checksum = checksum::apply(Be16((word >> 16) as u16), difference);
+        (word & 0xffff).wrapping_sub(u32::from(routers)) & 0xffff | u32::from(checksum.0) << 16
     }
 
     /// What the change of addresses does to the checksums of IPv4 and of the transport.
@@ -75,13 +79,4 @@ impl<A: Address> Rewrite<A> {
             .port(packet.source_port, self.source_port)
             .port(packet.destination_port, self.destination_port)
     }
-}
-
-/// [`Rewrite::head`] by what the change of addresses does to checksums.
-#[inline(always)]
-pub const fn head(word: u32, addresses: Difference, routers: u8) -> u32 {
-    // The time to live stands in the word's first byte, so that one less is one less of the word.
-    let difference = addresses.and(Difference::less(routers as u16));
-    let checksum = checksum::apply(Be16((word >> 16) as u16), difference);
-    (word & 0xffff).wrapping_sub(routers as u32) & 0xffff | (checksum.0 as u32) << 16
 }
