@@ -37,7 +37,6 @@ pub mod names {
         "FLOWS_V6",
         "SNAT_V4",
         "SNAT_V6",
-        "PORTS_GIVEN",
         "PODS_V4",
         "PODS_V6",
         "FRAGMENTS",

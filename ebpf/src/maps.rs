@@ -110,9 +110,6 @@ static FORGOTTEN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 static SLOW_TC: ProgramArray = ProgramArray::pinned(1, 0);
 #[map]
 static SLOW_XDP: ProgramArray = ProgramArray::pinned(1, 0);
-/// Not zero once a flow that began at another address than the node's own has been given a port of the node's.
-#[map]
-static PORTS_GIVEN: Array<u32> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Written and read by userspace alone: what belongs to a service's id.
 #[map]
 static RECORDS: HashMap<u32, ServiceRecord> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
@@ -388,27 +385,6 @@ impl<A: Family> Tables<A> for Maps {
     fn network(&self, address: A) -> u32 {
         let key = Key::new(source_range::WHOLE, RangeMember::new(network::SET, address));
         NETWORKS.get(&key).copied().unwrap_or(0)
-    }
-
-    #[inline(always)]
-    fn gives_ports(&self) -> bool {
-        match PORTS_GIVEN.get_ptr(0) {
-            // SAFETY: the pointer is to the map's value, a word.
-            Some(given) => unsafe { given.read_volatile() != 0 },
-            None => true,
-        }
-    }
-
-    #[inline(always)]
-    fn note_port(&self) {
-        if let Some(given) = PORTS_GIVEN.get_ptr_mut(0) {
-            // SAFETY: as in `gives_ports`. It is written once, so that the CPUs go on sharing its line.
-            unsafe {
-                if given.read_volatile() == 0 {
-                    given.write_volatile(1);
-                }
-            }
-        }
     }
 
     #[inline(always)]

@@ -11,7 +11,6 @@ use crate::{
     flow::{Bucket, Meta, SLOTS, Stage},
     flow_table::{self, Inserted, Insertion, Victim},
     hash,
-    masquerade::WORLD,
     network::kind,
     outcome::Outcome,
     parse::Packet,
@@ -332,9 +331,6 @@ pub fn give_port<A: Address, T: Tables<A>>(
     } else {
         Victim::Over
     };
-    if backend != WORLD && packet.destination != tables.node_address() {
-        tables.note_port();
-    }
     let wish = insertion(leaves, at_most);
     let inserted = flow_table::insert(&bucket, home(hash), &key, meta, wish, now);
     let port = source_nat::port_of_place(index, inserted.slot());

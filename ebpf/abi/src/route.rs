@@ -46,8 +46,7 @@ pub fn route<A: Address, T: Stages<A>>(
         Action::Rechoose => outcome.number(),
         _ => NOBODY,
     };
-    let may_have_port = hook.is_node() || to_node || tables.gives_ports();
-    if leaves == NOBODY && may_have_port && !(to_node && hook.is_uplink()) && !hook.is_tunnel() {
+    if leaves == NOBODY && !(to_node && hook.is_uplink()) && !hook.is_tunnel() {
         // A pod that calls itself, or a client of an address that is not the node's own: rare, so looked for last.
         let known = tables.service(&knocked_at(packet, hook, tables));
         if !known.is_some_and(|service| is_concerned(service, packet.destination)) {

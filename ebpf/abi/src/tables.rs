@@ -123,14 +123,6 @@ pub trait Tables<A: Address> {
     fn client(&self, _netns: u64) -> A {
         A::default()
     }
-    /// Whether any flow that begins at another address than the node's own may have a port of the node's. No spares two looks.
-    #[inline(always)]
-    fn gives_ports(&self) -> bool {
-        true
-    }
-    /// Notes that there is going to be one.
-    #[inline(always)]
-    fn note_port(&self) {}
     /// How busy a backend is.
     fn load(&self, backend: u32) -> Option<Load>;
     /// Counts a connection that begins.
