@@ -2,6 +2,8 @@
 //!
 //! With `--against REV` another commit is built in a folder of its own, and both run by turns: A B A B. What is reported
 //! is ours of both rounds together, and what changed since the other's.
+//!
+//! `cargo xtask bench control/scheduler` measures the scheduler by itself instead: no kernel, no root, a release build.
 
 use std::{
     fs,
@@ -26,8 +28,15 @@ pub struct Options {
     rest: Vec<String>,
 }
 
+/// What the names of benchmarks of the control plane begin with.
+const CONTROL: &str = "control/";
+
 /// The command.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let mut rest = options.rest.iter();
+    if rest.any(|argument| argument.starts_with(CONTROL)) {
+        return control(workspace, options);
+    }
     machine::require_root("bench")?;
     let progress = Progress::new();
     setup::ensure(workspace, &progress)?;
@@ -51,6 +60,38 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         Some(revision) => against(workspace, &progress, &ours, &revision, &rest),
     }
+}
+
+/// Builds the control plane's benchmark as users have it, and runs it.
+fn control(workspace: &Workspace, options: &Options) -> Result<()> {
+    if options.against.is_some() || options.rest.iter().any(|one| one == "--against") {
+        bail!("{CONTROL} benchmarks are not compared with another commit yet: keep --json of both");
+    }
+    let mut bench = cargo::as_user();
+    bench
+        .current_dir(workspace.root())
+        .args(["bench", "--quiet", "--bench", "scheduler", "--"])
+        .args(with_whole_paths(&options.rest)?);
+    command::run(&mut bench)
+}
+
+/// The arguments with the file of --json as it is named from here: cargo runs benchmarks in their package's folder.
+fn with_whole_paths(arguments: &[String]) -> Result<Vec<String>> {
+    let whole = |path: &str| -> Result<String> {
+        let path = std::path::absolute(path).with_context(|| format!("find {path}"))?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let mut is_file = false;
+    let mut all = Vec::new();
+    for argument in arguments {
+        all.push(match argument.strip_prefix("--json=") {
+            Some(path) => format!("--json={}", whole(path)?),
+            None if is_file => whole(argument)?,
+            None => argument.clone(),
+        });
+        is_file = argument == "--json";
+    }
+    Ok(all)
 }
 
 impl Options {
@@ -188,6 +229,16 @@ mod tests {
         let (revision, rest) = options.split();
         assert_eq!(revision.as_deref(), Some("main"));
         assert_eq!(rest, ["xdp/hit", "--flows", "1"]);
+    }
+
+    #[test]
+    fn files_of_the_control_planes_benchmarks_are_named_from_here() {
+        let here = std::env::current_dir().expect("a folder");
+        let all = ["control/scheduler", "--json", "f", "--json=g"].map(str::to_owned);
+        let whole = with_whole_paths(&all).expect("paths");
+        let path = |name: &str| here.join(name).to_string_lossy().into_owned();
+        assert_eq!(whole[2], path("f"));
+        assert_eq!(whole[3], format!("--json={}", path("g")));
     }
 
     #[test]

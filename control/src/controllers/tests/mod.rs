@@ -9,6 +9,7 @@ use crate::api::DeleteOptions;
 
 mod cluster;
 mod crash;
+mod preemption;
 mod storage;
 mod workloads;
 

@@ -1,4 +1,4 @@
-//! Volumes find their claims, pods their volumes, and high priorities their room.
+//! Volumes find their claims, and pods their volumes.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     cluster::{Cluster, named, wide},
     crash::Mortal,
 };
-use crate::{api::DeleteOptions, resource::rows::PRIORITY_CLASSES};
+use crate::api::DeleteOptions;
 
 fn class() -> Value {
     json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner",
@@ -44,7 +44,7 @@ fn user(name: &str, claim: &str) -> Value {
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
 }
 
-fn phase<'a>(all: &'a [Value], name: &str) -> &'a str {
+pub fn phase<'a>(all: &'a [Value], name: &str) -> &'a str {
     let mut all = all.iter();
     let found = all.find(|one| one["metadata"]["name"] == name);
     found
@@ -233,48 +233,6 @@ async fn a_stateful_sets_pods_keep_their_claims() {
         .until_ticking(PODS, "gone", <[Value]>::is_empty)
         .await;
     assert_eq!(cluster.list(VOLUME_CLAIMS).await.len(), 1, "it is retained");
-    drop(agents);
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_of_high_priority_takes_the_place_of_others() {
-    let mut cluster = Cluster::new().await;
-    cluster.add_node("n1").await;
-    let agents = cluster.play_agents();
-    let made = json!({"metadata": {"name": "high"}, "value": 1000});
-    let made = cluster.make(PRIORITY_CLASSES, None, made).await;
-    made.expect("made");
-    let pod = |name: &str, cpu: &str| {
-        json!({"metadata": {"name": name}, "spec": {"containers": [
-            {"name": "c", "image": "demo:1", "resources": {"requests": {"cpu": cpu}}}]}})
-    };
-    for name in ["a", "b"] {
-        let made = cluster.make(PODS, Some("default"), pod(name, "2"));
-        made.await.expect("made");
-    }
-    let both = |all: &[Value]| phase(all, "a") == "Running" && phase(all, "b") == "Running";
-    cluster.until(PODS, "running", both).await;
-    let mut high = pod("h", "1");
-    high["spec"]["priorityClassName"] = json!("high");
-    let made = cluster.make(PODS, Some("default"), high).await;
-    made.expect("made");
-    let pods = cluster
-        .until_ticking(PODS, "preempted", |all| phase(all, "h") == "Running")
-        .await;
-    assert_eq!(pods.len(), 2, "one of two made way");
-    let preemptor = pods.iter().find(|pod| pod["metadata"]["name"] == "h");
-    let preemptor = preemptor.expect("it is there");
-    assert_eq!(preemptor["status"]["nominatedNodeName"], "n1");
-    let uid = preemptor["metadata"]["uid"].as_str().unwrap_or_default();
-    let message = format!("Preempted by pod {uid} on node n1");
-    cluster
-        .until(EVENTS, "told", |all| {
-            all.iter().any(|event| {
-                event["reason"] == "Preempted" && event["message"].as_str() == Some(&message)
-            })
-        })
-        .await;
     drop(agents);
     cluster.stop().await;
 }
