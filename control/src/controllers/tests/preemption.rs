@@ -37,7 +37,8 @@ async fn a_pod_of_high_priority_takes_the_place_of_others() {
         made.await.expect("made");
     }
     let both = |all: &[Value]| phase(all, "a") == "Running" && phase(all, "b") == "Running";
-    cluster.until(PODS, "running", both).await;
+    // A pod that was looked at before its node was known is tried again when the clock has moved.
+    cluster.until_ticking(PODS, "running", both).await;
     let made = cluster.make(PODS, Some("default"), high()).await;
     made.expect("made");
     let pods = cluster
