@@ -158,7 +158,7 @@ fn fill(nodes: &[Node], pods: &[Pod]) -> (f64, Vec<(Arc<Demand>, String)>) {
     let mut placed = Vec::with_capacity(pods.len());
     let begun = Instant::now();
     for demand in demands {
-        snapshot.add_pending(demand);
+        snapshot.add_pending(&demand);
     }
     loop {
         let plan = plan(&snapshot, &policy);

@@ -39,7 +39,7 @@ impl Budget {
 
 /// Which of some pods could not go, one after the other, without a budget being overdrawn.
 pub fn violations<'a>(
-    budgets: impl Iterator<Item = &'a Budget> + Clone,
+    budgets: &(impl Iterator<Item = &'a Budget> + Clone),
     victims: &[&Demand],
 ) -> Vec<bool> {
     let mut left: Vec<_> = budgets.clone().map(|budget| budget.allowed).collect();

@@ -230,14 +230,13 @@ impl Geography {
             }
             return (number, false);
         }
-        let topology = match self.by_key.get(&term.topology_key) {
-            Some(topology) => *topology,
-            None => {
-                self.topologies.push(nodes(&term.topology_key));
-                let number = self.topologies.len() - 1;
-                self.by_key.insert(term.topology_key.clone(), number);
-                number
-            }
+        let topology = if let Some(topology) = self.by_key.get(&term.topology_key) {
+            *topology
+        } else {
+            self.topologies.push(nodes(&term.topology_key));
+            let number = self.topologies.len() - 1;
+            self.by_key.insert(term.topology_key.clone(), number);
+            number
         };
         let number = self.free.pop().unwrap_or_else(|| {
             self.known.push(None);

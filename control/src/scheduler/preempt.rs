@@ -174,7 +174,7 @@ fn reprieve(
 ) -> Candidate {
     let place = node.0;
     let demands: Vec<_> = lower.iter().map(|resident| &*resident.demand).collect();
-    let violates = budgets::violations(round.snapshot.budgets.values(), &demands);
+    let violates = budgets::violations(&round.snapshot.budgets.values(), &demands);
     let in_turn = |wanted: bool| {
         let both = lower.iter().zip(&violates);
         both.filter(move |(_, violates)| **violates == wanted)

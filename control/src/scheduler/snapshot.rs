@@ -234,8 +234,8 @@ impl Snapshot {
     }
 
     /// A pod that waits for a node.
-    pub fn add_pending(&mut self, demand: Arc<Demand>) {
-        if self.turns.contains_key(&demand.key) || self.is_placed(&demand) {
+    pub fn add_pending(&mut self, demand: &Arc<Demand>) {
+        if self.turns.contains_key(&demand.key) || self.is_placed(demand) {
             return;
         }
         self.arrivals += 1;
@@ -245,7 +245,7 @@ impl Snapshot {
             self.arrivals,
         );
         self.turns.insert(demand.key.clone(), turn);
-        let entry = self.entry(&demand, "");
+        let entry = self.entry(demand, "");
         self.pending.insert(turn, entry);
     }
 
@@ -287,12 +287,11 @@ impl Snapshot {
         self.remove_nomination(&demand.key);
         *self.priorities.entry(demand.priority).or_default() += 1;
         self.placed.insert(demand.key.clone(), Arc::clone(&entry));
-        match self.place_of(node) {
-            Some(place) => self.settle(place, entry),
-            None => {
-                let homeless = self.homeless.entry(node.to_owned()).or_default();
-                homeless.push(entry);
-            }
+        if let Some(place) = self.place_of(node) {
+            self.settle(place, entry);
+        } else {
+            let homeless = self.homeless.entry(node.to_owned()).or_default();
+            homeless.push(entry);
         }
         has_changed
     }

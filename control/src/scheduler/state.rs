@@ -76,9 +76,9 @@ impl State {
             Some(parked) if parked.demand.uid == demand.uid && same(&parked.demand, &demand) => {}
             Some(_) => {
                 self.parked.remove(key);
-                self.snapshot.add_pending(demand);
+                self.snapshot.add_pending(&demand);
             }
-            None => self.snapshot.add_pending(demand),
+            None => self.snapshot.add_pending(&demand),
         }
     }
 
@@ -157,7 +157,7 @@ impl State {
                 .is_some_and(|parked| parked.flush <= when)
                 && let Some(parked) = self.parked.remove(&key)
             {
-                self.snapshot.add_pending(parked.demand);
+                self.snapshot.add_pending(&parked.demand);
             }
         }
     }

@@ -51,12 +51,11 @@ impl Scheduler {
         let Some(key) = change.key() else { return };
         self.storage_changed(|state| {
             let volumes = &mut state.snapshot.volumes;
-            match &change.new {
-                Some(volume) => volumes.set_volume(volume),
-                None => {
-                    volumes.volumes.remove(&key.name);
-                    volumes.assumed.remove(&key.name);
-                }
+            if let Some(volume) = &change.new {
+                volumes.set_volume(volume);
+            } else {
+                volumes.volumes.remove(&key.name);
+                volumes.assumed.remove(&key.name);
             }
         });
     }

@@ -300,7 +300,7 @@ pub fn use_and_events_are_shown(stage: &Stage) -> Result<()> {
         &json!({"resources": {"limits": {"cpu": "50m"}}}),
     )?;
     for version in ENDS {
-        let nodes = wait_for("measurements", Duration::from_secs(60), || {
+        let nodes = wait_for("measurements", Duration::from_mins(1), || {
             let top = run(&cluster, version, &["top", "nodes"])?;
             let words = all_words(&top);
             Ok(if words.contains("n1 ") && words.contains("n2 ") {
@@ -314,7 +314,7 @@ pub fn use_and_events_are_shown(stage: &Stage) -> Result<()> {
             "{version}: {nodes}"
         );
         let top = ["top", "pods", "--containers", "-l", "app=used"];
-        let containers = wait_for("the pod's measurements", Duration::from_secs(60), || {
+        let containers = wait_for("the pod's measurements", Duration::from_mins(1), || {
             let top = run(&cluster, version, &top)?;
             let words = all_words(&top);
             Ok(if words.contains("main") {

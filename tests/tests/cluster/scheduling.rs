@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{commands::pod, inside::busybox, life::Stage};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A pod of the demo's image with more in its spec.
 fn asking(name: &str, app: &str, asks: &Value) -> Result<Value> {

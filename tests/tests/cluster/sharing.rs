@@ -148,7 +148,7 @@ pub fn a_hot_node_sheds_new_flows(stage: &Stage) -> Result<()> {
         share = now;
     }
     drop(work);
-    wait_for("all flows to be back", Duration::from_secs(60), || {
+    wait_for("all flows to be back", Duration::from_mins(1), || {
         let (share, load) = (local_share(&cluster)?, answers()?);
         let seen = format!("{:?}, {share} stay", load.by_node);
         Ok(if share == 1000 && load.of_node("n1") == FLOWS {

@@ -78,9 +78,8 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Outcome, Error>
         return Ok(Outcome::Done);
     }
     match holder(&volume) {
-        None => show(context, &volume, "Available").await?,
-        // Meant for a claim, which has not come, or has not been given it.
-        Some((_, "")) => show(context, &volume, "Available").await?,
+        // Nobody's, or meant for a claim, which has not come, or has not been given it.
+        None | Some((_, "")) => show(context, &volume, "Available").await?,
         Some((claim, uid)) => held(context, &volume, (&claim, uid)).await?,
     }
     Ok(Outcome::Done)

@@ -32,90 +32,78 @@ fn template(app: &str, restart: &str) -> Value {
     })
 }
 
-#[tokio::test]
-async fn fields_that_stay_are_named_in_causes() {
-    let cluster = cluster().await;
+/// Objects by group and plural, changes that they refuse, and the field and reason that are told.
+fn changes_of_what_stays() -> Vec<(&'static str, Value, Value, &'static str)> {
     let selector = json!({"matchLabels": {"app": "a"}});
     let workload = json!({"selector": selector, "template": template("a", "Always")});
     let other = json!({"spec": {
         "selector": {"matchLabels": {"app": "b"}}, "template": {"metadata": {"labels": {"app": "b"}}},
     }});
-    for (group, plural, object, patch, field, reason) in [
+    vec![
         (
-            "apps/v1",
-            "deployments",
+            "apps/v1 deployments",
             json!({"spec": workload}),
             other.clone(),
-            "spec.selector",
-            "Invalid",
+            "spec.selector Invalid",
         ),
         (
-            "apps/v1",
-            "replicasets",
+            "apps/v1 replicasets",
             json!({"spec": workload}),
             other.clone(),
-            "spec.selector",
-            "Invalid",
+            "spec.selector Invalid",
         ),
         (
-            "apps/v1",
-            "daemonsets",
+            "apps/v1 daemonsets",
             json!({"spec": workload}),
             other.clone(),
-            "spec.selector",
-            "Invalid",
+            "spec.selector Invalid",
         ),
         (
-            "apps/v1",
-            "statefulsets",
+            "apps/v1 statefulsets",
             json!({"spec": workload}),
             json!({"spec": {"serviceName": "x"}}),
-            "spec",
-            "Forbidden",
+            "spec Forbidden",
         ),
         (
-            "batch/v1",
-            "jobs",
+            "batch/v1 jobs",
             json!({"spec": {"template": template("a", "Never")}}),
             json!({"spec": {"template": {"spec": {"restartPolicy": "OnFailure"}}}}),
-            "spec.template",
-            "Invalid",
+            "spec.template Invalid",
         ),
         (
-            "v1",
-            "secrets",
+            "v1 secrets",
             json!({"type": "a/b"}),
             json!({"type": "c/d"}),
-            "type",
-            "Invalid",
+            "type Invalid",
         ),
         (
-            "v1",
-            "configmaps",
+            "v1 configmaps",
             json!({"immutable": true, "data": {"a": "1"}}),
             json!({"data": {"a": "2"}}),
-            "data",
-            "Forbidden",
+            "data Forbidden",
         ),
         (
-            "v1",
-            "pods",
+            "v1 pods",
             json!({"spec": template("a", "Always")["spec"]}),
             json!({"spec": {"terminationGracePeriodSeconds": 7}}),
-            "spec",
-            "Forbidden",
+            "spec Forbidden",
         ),
         (
-            "discovery.k8s.io/v1",
-            "endpointslices",
+            "discovery.k8s.io/v1 endpointslices",
             json!({"addressType": "IPv4", "endpoints": []}),
             json!({"addressType": "IPv6"}),
-            "addressType",
-            "Invalid",
+            "addressType Invalid",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn fields_that_stay_are_named_in_causes() {
+    let cluster = cluster().await;
+    for (kind, mut object, patch, told) in changes_of_what_stays() {
+        let (group, plural) = kind.split_once(' ').expect("a group and a plural");
+        let (field, reason) = told.split_once(' ').expect("a field and a reason");
         let path = place(group, plural);
-        let mut object = object;
         object["metadata"] = json!({"name": "x"});
         create(&cluster, &path, &object).await;
         let (code, status) = merge(&cluster, &format!("{path}/x"), &patch).await;

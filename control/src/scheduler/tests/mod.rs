@@ -55,7 +55,7 @@ fn cluster(nodes: &[Node]) -> Snapshot {
 
 fn wait(snapshot: &mut Snapshot, pods: &[Pod]) {
     for pod in pods {
-        snapshot.add_pending(Arc::new(Demand::of(pod)));
+        snapshot.add_pending(&Arc::new(Demand::of(pod)));
     }
 }
 
