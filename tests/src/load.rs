@@ -18,6 +18,8 @@ pub enum From<'a> {
     Pod(&'a str),
     /// Beyond the fabric.
     Outside,
+    /// This machine, where kubectl runs.
+    Host,
 }
 
 /// What the load generator tells.
@@ -80,6 +82,7 @@ impl Cluster {
         let namespace = match from {
             From::Pod(pod) => self.pod_namespace("n1", pod)?,
             From::Outside => PathBuf::from(OUTSIDE),
+            From::Host => PathBuf::from("/proc/self/ns/net"),
         };
         let child = in_namespace(&namespace)
             .arg(self.demo())

@@ -11,6 +11,7 @@ mod bad_pods;
 mod bad_services;
 mod commands;
 mod daily;
+mod forwarding;
 mod inside;
 mod life;
 mod names;
@@ -101,6 +102,10 @@ const TESTS: &[Test] = &[
     (
         "daily/logs_go_across_restarts",
         daily::logs_go_across_restarts,
+    ),
+    (
+        "forwarding/ports_of_pods_are_reached_from_here",
+        forwarding::ports_of_pods_are_reached_from_here,
     ),
     (
         "daily/use_and_events_are_shown",
