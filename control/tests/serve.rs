@@ -302,8 +302,11 @@ async fn a_backup_of_a_running_server_is_restored() {
     let mut old = Control::start().await;
     let client = old.client().await;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
-    let made = secret("db", "hush");
-    secrets.create(&PostParams::default(), &made).await.unwrap();
+    let hidden = secret("db", "hush");
+    secrets
+        .create(&PostParams::default(), &hidden)
+        .await
+        .unwrap();
     let (file, kubeconfig) = (old.path("backup"), old.path("kubeconfig"));
     let [file, kubeconfig] = [&file, &kubeconfig].map(|path| path.to_str().unwrap());
     let output = run(&["backup", "--kubeconfig", kubeconfig, file]);
@@ -338,8 +341,9 @@ async fn a_backup_of_a_running_server_is_restored() {
     let parameters = kube::api::WatchParams::default();
     let mut watch = Box::pin(maps.watch(&parameters, &lost).await.unwrap());
     match futures::StreamExt::next(&mut watch).await {
-        Some(Ok(kube::api::WatchEvent::Error(status))) => assert_eq!(status.code, 410),
-        Some(Err(kube::Error::Api(status))) => assert_eq!(status.code, 410),
+        Some(Ok(kube::api::WatchEvent::Error(status)) | Err(kube::Error::Api(status))) => {
+            assert_eq!(status.code, 410)
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -76,9 +76,9 @@ async fn run(world: &mut World, seed: u64) {
     let history = History::read(world.store(), first, last).await;
     assert!(history.len() > 10, "something happened: {history:?}");
     for watcher in watchers {
-        let seen = watcher.finish(last).await;
-        if let Err(difference) = history.compare(&seen) {
-            panic!("PORTOLAN_WATCH_SEED={seed}: {difference}\nseen: {seen:#?}");
+        let parts = watcher.finish(last).await;
+        if let Err(difference) = history.compare(&parts) {
+            panic!("PORTOLAN_WATCH_SEED={seed}: {difference}\nseen: {parts:#?}");
         }
     }
 }

@@ -77,13 +77,11 @@ async fn watch(
         let client = clients[random.usize(..clients.len())].clone();
         let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         if must_list {
-            match list(&maps).await {
-                Some(part) => parts.push(part),
-                None => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            }
+            let Some(part) = list(&maps).await else {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            parts.push(part);
         }
         let part = parts.last_mut().expect("there is a list");
         must_list = follow(&maps, part, &until).await == Ended::Gone;
@@ -129,9 +127,8 @@ async fn follow(maps: &Api<ConfigMap>, part: &mut Part, until: &AtomicI64) -> En
         _ => return Ended::Broken,
     };
     while part.to < until.load(Ordering::Relaxed) {
-        let event = match tokio::time::timeout(SILENCE, events.next()).await {
-            Ok(Some(Ok(event))) => event,
-            _ => return Ended::Broken,
+        let Ok(Some(Ok(event))) = tokio::time::timeout(SILENCE, events.next()).await else {
+            return Ended::Broken;
         };
         let (kind, map) = match event {
             WatchEvent::Added(map) => (Kind::Added, map),
