@@ -311,8 +311,8 @@ async fn a_backup_of_a_running_server_is_restored() {
     let [file, kubeconfig] = [&file, &kubeconfig].map(|path| path.to_str().unwrap());
     let output = run(&["backup", "--kubeconfig", kubeconfig, file]);
     assert!(output.status.success(), "{output:?}");
-    let mode = std::fs::metadata(file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let permissions = std::fs::metadata(file).unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o777, 0o600);
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     let lost = maps.create(&PostParams::default(), &config_map(1)).await;
     let lost = lost.unwrap().metadata.resource_version.unwrap();
@@ -342,7 +342,7 @@ async fn a_backup_of_a_running_server_is_restored() {
     let mut watch = Box::pin(maps.watch(&parameters, &lost).await.unwrap());
     match futures::StreamExt::next(&mut watch).await {
         Some(Ok(kube::api::WatchEvent::Error(status)) | Err(kube::Error::Api(status))) => {
-            assert_eq!(status.code, 410)
+            assert_eq!(status.code, 410);
         }
         other => panic!("{other:?}"),
     }
