@@ -126,10 +126,10 @@ async fn a_nodes_agent_reads_its_pods_claims_and_volumes_only() {
         let volume = cluster.make_wide(PERSISTENT_VOLUMES, volume).await;
         volume.expect("made");
     }
-    let mut user = pod("user");
-    user["spec"]["volumes"] =
+    let mut mounting = pod("user");
+    mounting["spec"]["volumes"] =
         json!([{"name": "v", "persistentVolumeClaim": {"claimName": "used"}}]);
-    cluster.make(PODS, user).await.expect("made");
+    cluster.make(PODS, mounting).await.expect("made");
     cluster.bind("user").await;
     // A list is of now, and with it what authorization looks at.
     let options = ListOptions::default();

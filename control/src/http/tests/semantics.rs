@@ -17,8 +17,8 @@ async fn create(cluster: &Cluster, path: &str, object: &Value) -> Value {
 }
 
 /// A merge patch; the code and the answer.
-async fn merge(cluster: &Cluster, path: &str, patch: &Value) -> (u16, Value) {
-    let head = format!("PATCH {path} HTTP/1.1\r\nContent-Type: application/merge-patch+json");
+async fn merge(cluster: &Cluster, place: &str, patch: &Value) -> (u16, Value) {
+    let head = format!("PATCH {place} HTTP/1.1\r\nContent-Type: application/merge-patch+json");
     let (code, _, body) = cluster
         .send(true, &head, patch.to_string().as_bytes())
         .await;

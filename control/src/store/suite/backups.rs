@@ -74,7 +74,7 @@ pub(super) async fn revisions_go_on_beyond_a_restore<S: Subject>() {
         .unwrap();
     assert_eq!(done(written), revision + 1);
     let expected = format!("{} /k/0000=y was 0", revision + 1);
-    assert_eq!(lines(&mut watch, 1).await, [expected.clone()]);
+    assert_eq!(lines(&mut watch, 1).await, std::slice::from_ref(&expected));
     let mut watch = store.watch(b"/k/", Some(revision + 1)).await.unwrap();
     assert_eq!(lines(&mut watch, 1).await, [expected]);
     let past = store.range(at("/k/0000", revision)).await.unwrap();

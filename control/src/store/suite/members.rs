@@ -139,8 +139,7 @@ async fn a_members_death_fails_no_request() {
     });
     let writers: Vec<_> = writers.collect();
     changes(&mut watch, 50).await;
-    end(&mut members.processes[0]);
-    members.processes.remove(0);
+    end(&mut members.processes.remove(0));
     let mut seen = 50;
     // What comes after the death, by the same watch.
     seen += changes(&mut watch, 200).await.len();

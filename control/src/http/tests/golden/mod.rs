@@ -154,19 +154,19 @@ impl Plane {
     /// Runs all steps with one version, in a namespace of its own.
     async fn play(&self, version: u32, steps: &[Step]) -> Vec<Said> {
         let namespace = namespace_of(version);
-        let begin = format!(
+        let script = format!(
             "kubectl create namespace {namespace} && cp $KUBECONFIG kubeconfig && \
              KUBECONFIG=kubeconfig kubectl config set-context --current --namespace={namespace}"
         );
-        let begun = self.run(version, &begin).await;
+        let begun = self.run(version, &script).await;
         assert_eq!(begun.code, 0, "{begun:?}");
         let mut heard = Vec::new();
         for step in steps {
             let command = format!("export KUBECONFIG=$HOME/kubeconfig\n{}", step.command);
-            let begun = Instant::now();
+            let since = Instant::now();
             heard.push(self.run(version, &command).await);
-            if begun.elapsed() > SLOW {
-                println!("1.{version} took {:?}: {}", begun.elapsed(), step.command);
+            if since.elapsed() > SLOW {
+                println!("1.{version} took {:?}: {}", since.elapsed(), step.command);
             }
         }
         heard
