@@ -183,18 +183,23 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        let name = format!("{}.{:x}", occurrence.regarding.name, when.as_nanosecond());
         let component = voice(self.component, &occurrence.regarding.kind);
-        let event = event(occurrence, component, &namespace, &name, when);
-        match self.client.create(EVENTS, Some(&namespace), event).await {
-            Ok(_) => {}
-            // A namespace that is being cleared takes no events, and none is missed.
-            Err(status) if status.code == 403 || status.code == 404 => return Ok(()),
-            Err(source) => {
-                let action = format!("create event {namespace}/{name}");
-                return Err(Error::Api { action, source });
+        let mut mark = when.as_nanosecond();
+        let name = loop {
+            let name = format!("{}.{mark:x}", occurrence.regarding.name);
+            let event = event(occurrence, component, &namespace, &name, when);
+            match self.client.create(EVENTS, Some(&namespace), event).await {
+                Ok(_) => break name,
+                // Something else happened to the object at the same moment.
+                Err(status) if status.is_already_exists() => mark += 1,
+                // A namespace that is being cleared takes no events, and none is missed.
+                Err(status) if status.code == 403 || status.code == 404 => return Ok(()),
+                Err(source) => {
+                    let action = format!("create event {namespace}/{name}");
+                    return Err(Error::Api { action, source });
+                }
             }
-        }
+        };
         self.remember(occurrence.clone(), name);
         Ok(())
     }
