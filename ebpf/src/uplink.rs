@@ -41,11 +41,11 @@ pub fn handle(context: &XdpContext) -> u32 {
     match xdp::headers(context).u16(field::ETHER_TYPE).map(Be16) {
         Some(ETHER_V4) => match V4::transmit(context) {
             Some(verdict) => verdict,
-            None => settle(context, family::<V4>(context, config)),
+            None => settle(context, family::<V4>(context)),
         },
         Some(ETHER_V6) => match V6::transmit(context) {
             Some(verdict) => verdict,
-            None => settle(context, family::<V6>(context, config)),
+            None => settle(context, family::<V6>(context)),
         },
         _ => XDP_PASS,
     }
@@ -63,11 +63,15 @@ fn settle(context: &XdpContext, verdict: u32) -> u32 {
     XDP_PASS
 }
 
-#[inline(always)]
-fn family<A: Family + Watched>(context: &XdpContext, config: &'static NodeConfig) -> u32
+// Not inlined, so that each family has a stack of its own: old kernels add up what calls take.
+#[inline(never)]
+fn family<A: Family + Watched>(context: &XdpContext) -> u32
 where
     Maps: Stages<A>,
 {
+    let Some(config) = maps::config() else {
+        return XDP_PASS;
+    };
     let packet = match A::parse(xdp::frame(context)) {
         Ok(packet) if !packet.is_expired() => packet,
         _ => return HARD,
