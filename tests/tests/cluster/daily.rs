@@ -16,7 +16,7 @@ use portolan_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{commands::pod, life::Stage};
+use crate::{commands::pod, inside::busybox, life::Stage};
 
 /// The oldest kubectl that is served, and the newest.
 pub const ENDS: [&str; 2] = ["1.20", "1.36"];
@@ -56,10 +56,7 @@ pub fn succeed(cluster: &Cluster, version: &str, arguments: &[&str]) -> Result<S
 
 /// The machine's own static busybox, as these commands of a container whose image has none.
 fn tools(container: &mut Value) -> Result<Value> {
-    let path = std::env::var_os("PATH").context("PATH is set")?;
-    let found = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
-    let busybox = found.into_iter().find(|file| file.is_file());
-    let busybox = busybox.context("this test needs busybox (Debian: busybox-static)")?;
+    let busybox = busybox()?;
     let names = [
         "sh", "tar", "test", "sleep", "cat", "stty", "wc", "nc", "touch", "dd", "yes", "head",
     ];
