@@ -302,6 +302,8 @@ async fn killed_shim_is_replaced_and_the_exit_code_is_not_lost() {
         ))
         .await;
     node.logged(&uid, "c", "up").await;
+    // It may have written that before anybody has been told of it.
+    node.phase(&uid, "Running").await;
     let pid = pid_of(&node, &uid);
     let bundle = node.bundles(&uid)[0].clone();
     let shim = shim_of(&bundle);
