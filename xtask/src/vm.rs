@@ -240,6 +240,11 @@ impl Plan {
 
 /// Runs the kernel tests, one kernel after the other.
 pub fn run_tests(workspace: &Workspace, progress: &Progress, plan: &Plan) -> Result<Vec<Report>> {
+    // One of the tests compares with what `bench` brings.
+    let is_compared = |test: &String| matches!(test.as_str(), "bench" | suite::ALL);
+    if plan.tests.is_empty() || plan.tests.iter().any(is_compared) {
+        setup::ensure_for_bench(workspace, progress)?;
+    }
     let suite = Suite::build(workspace, progress, plan)?;
     let counts = Counts::read(workspace)?;
     let mut reports = Vec::new();

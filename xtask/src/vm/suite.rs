@@ -36,7 +36,7 @@ const DEFAULT: [(&str, &str); 9] = [
     ("network", ""),
 ];
 /// In place of a name: all that there are.
-const ALL: &str = "all";
+pub const ALL: &str = "all";
 
 /// What needs a newer kernel than the oldest: a program, what its tests' names contain, and since when the kernel has it.
 /// That an older one has no such hooks is tested by `verifier`.
