@@ -3,11 +3,16 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use portolan_dataplane::model::Protocol;
 
 use super::servers::PATIENCE;
+
+/// The next client's port, below those that the kernel gives. Two flows to one backend from one port, by two addresses of a
+/// service, would be told apart by a port of the node's, and the backend would not see the client's address.
+static PORT: AtomicU16 = AtomicU16::new(20_000);
 
 /// How a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl Client {
         } else {
             Ipv6Addr::UNSPECIFIED.into()
         };
-        let socket = UdpSocket::bind((any, 0))?;
+        let socket = UdpSocket::bind((any, PORT.fetch_add(1, Ordering::Relaxed)))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         if style == Style::Named {
             return Ok(Self::Named(socket, to));
