@@ -169,13 +169,19 @@ pub fn no_packet_filter_rule_is_made(stage: &Stage) -> Result<()> {
 pub fn dead_pods_hand_over_to_the_other_node(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster()?;
     let address = cluster_address(&cluster, 4)?;
-    let load = cluster.start_load(CLIENT, "tcp", &address, &["--seconds", "6"])?;
-    // After the first death they are restarted at once, after the second they are kept back for a while.
+    cluster.wait_for_pods("app=web", 4)?;
+    let count = web_containers(&cluster, "n1")?.len();
+    ensure!(count > 0, "n1 has some of the pods");
+    // At a pace, so that refusals count the time for which there are any, and not the speed of the machine.
+    let pace = ["--seconds", "6", "--workers", "2", "--pause-us", "1000"];
+    let load = cluster.start_load(CLIENT, "tcp", &address, &pace)?;
+    // After the first death they are restarted at once (or later, if they have died before), after the second they are
+    // kept back for a while.
     let mut killed = Vec::new();
     for _ in 0..2 {
-        let pods = wait_for("both pods on n1", Duration::from_secs(10), || {
+        let pods = wait_for("the pods on n1", Duration::from_secs(40), || {
             let pods = web_containers(&cluster, "n1")?;
-            let is_whole = pods.len() == 2 && !pods.iter().any(|pod| killed.contains(pod));
+            let is_whole = pods.len() == count && !pods.iter().any(|pod| killed.contains(pod));
             Ok(if is_whole {
                 Ok(pods)
             } else {
