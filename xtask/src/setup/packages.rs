@@ -160,7 +160,8 @@ const FOR_BENCH: &[Requirement] = &[
     Requirement {
         probe: Program("ipvsadm"),
         debian: "ipvsadm",
-        delivery: Unpack,
+        // With the libraries that it needs; the service beside it does nothing unless it is told to.
+        delivery: Install,
         elsewhere: None,
         why: "the benchmark compares with IPVS where the kernel has it",
     },
